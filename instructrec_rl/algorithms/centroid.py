@@ -1,0 +1,63 @@
+"""Nearest centroid (Rocchio): each item is the mean embedding of the training instructions that it is right for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from instructrec_rl.files import writing
+
+if TYPE_CHECKING:
+    from instructrec_rl.config import BaselineConfig
+    from instructrec_rl.core import Item
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.env.states import Asked
+    from instructrec_rl.run_folder import Recorder
+
+FILE = "centroid.safetensors"
+
+
+@dataclass(frozen=True)
+class CentroidPolicy:
+    """centroids: (A, D) float32, of length 1; known: (A,) uint8, 0 for items that are right for no instruction."""
+
+    centroids: np.ndarray
+    known: np.ndarray
+
+    def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """See `Policy.act`. An item without a centroid is chosen only where the menu has no other."""
+        states = asked.states("sentence")
+        cosines = states.vectors[states.index[:, 0]] @ self.centroids[menu].T
+        return menu[np.where(self.known[menu], cosines, -np.inf).argmax(1)]
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`."""
+        path = folder / FILE
+        with writing(path):
+            part = path.with_suffix(".part")
+            part.write_bytes(save({"centroids": self.centroids, "known": self.known}))
+            part.replace(path)
+
+
+def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> CentroidPolicy:
+    """Average the training instructions' vectors by right item; one with several right items counts for each."""
+    rows = env.spec.rows("train")
+    states = env.states("sentence").take(rows)
+    best = [env.examples[row].best for row in rows]
+    owners = np.repeat(np.arange(len(rows)), [len(each) for each in best])
+    items = np.concatenate(best)
+    centroids = np.zeros((len(env.items), states.vectors.shape[1]), dtype=np.float32)
+    np.add.at(centroids, items, states.vectors[states.index[owners, 0]])
+    known = np.bincount(items, minlength=len(env.items)) > 0
+    lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
+    return CentroidPolicy(centroids / np.maximum(lengths, 1e-12), known.astype(np.uint8))
+
+
+def load(folder: Path, items: list[Item]) -> CentroidPolicy:
+    """Read what `save` wrote."""
+    tensors = load_file(folder / FILE)
+    return CentroidPolicy(tensors["centroids"], tensors["known"])

@@ -1,0 +1,179 @@
+"""Q-learning with linear values (Watkins 1989; Sutton & Barto 2018, ch. 10 and 11), on the sentence state.
+
+    Q(s, a) = w_a . phi(s),   w_a += lr * delta * phi(s),   delta = r + gamma max_a' Q(s', a') - Q(s, a)
+
+phi(s) is the instruction's embedding, centred and scaled; with turns also the context so far and the last score; and a
+constant. Behaviour is epsilon-greedy, steps are scaled by AdaGrad (Duchi et al. 2011), and the rate falls linearly to
+zero. Values start at `initial_value`: above the reward of a wrong answer, so that every item gets tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save
+
+from instructrec_rl.env.environment import Turn
+from instructrec_rl.files import writing
+
+if TYPE_CHECKING:
+    from instructrec_rl.config import LinearQConfig
+    from instructrec_rl.core import Item
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.env.states import Asked, States
+    from instructrec_rl.run_folder import Recorder
+
+FILE = "linear_q.safetensors"
+
+
+@dataclass(frozen=True)
+class LinearQPolicy:
+    """Greedy on Q.
+
+    mean: (D,) and scale: (1,) of the training instructions' vectors; weights: (A, F), F = D + 1, or 2 D + 2 with turns;
+    known: (A,) uint8, 0 for items that were not on offer in training. All float32 but `known`.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    known: np.ndarray
+
+    def features(self, states: States, context: np.ndarray | None = None) -> np.ndarray:
+        """phi of B sentence states and contexts (B, D + 1): (B, F) float32. The last column is constant."""
+        vectors = states.vectors[states.index[:, 0]]
+        parts = [(vectors - self.mean) / self.scale]
+        if context is not None:
+            parts += [context[:, :-1] / self.scale, context[:, -1:]]
+        return np.concatenate([*parts, np.ones((len(vectors), 1), dtype=np.float32)], axis=1)
+
+    def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """See `Policy.act`. Items never on offer in training come last."""
+        states = asked.states("sentence")
+        if context is None and self.weights.shape[1] > len(self.mean) + 1:  # plain text: the first turn of an episode
+            context = np.zeros((len(states), len(self.mean) + 1), dtype=np.float32)
+        values = self.features(states, context) @ self.weights[menu].T
+        return menu[np.where(self.known[menu], values, -np.inf).argmax(1)]
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`."""
+        path = folder / FILE
+        with writing(path):
+            part = path.with_suffix(".part")
+            part.write_bytes(save(vars(self)))
+            part.replace(path)
+
+
+class Learner:
+    """Everything that training changes, and so everything that a checkpoint holds."""
+
+    def __init__(self, env: Environment, config: LinearQConfig, seed: int):
+        self.config, self.seed = config, seed
+        self.dynamics, self.states = env.dynamics("train"), env.states("sentence")
+        train = self.states.vectors[self.states.index[self.dynamics.rows, 0]]
+        mean = train.mean(0)
+        scale = np.maximum((train - mean).std(), 1e-6).astype(np.float32).reshape(1)
+        dim = len(mean)
+        weights = np.zeros((len(env.items), dim + 1 if self.dynamics.turns == 1 else 2 * dim + 2), dtype=np.float32)
+        weights[:, -1] = config.initial_value
+        known = np.zeros(len(env.items), dtype=np.uint8)
+        known[self.dynamics.menu] = 1
+        self.policy = LinearQPolicy(mean, scale, weights, known)
+        self.squares = np.full_like(weights, 1e-8)  # AdaGrad's sums of squared gradients
+        self.state = {"step": 0, "reward_sum": 0.0, "answers": 0}
+        rng = np.random.default_rng((seed, config.interactions))
+        self.turn = self.dynamics.start(self._draw(rng, config.num_envs))
+
+    def _draw(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        return self.dynamics.rows[rng.integers(len(self.dynamics.rows), size=size)]
+
+    def _features(self, turn: Turn) -> np.ndarray:
+        return self.policy.features(self.states.take(turn.rows), self.dynamics.context(turn.tried, turn.last_score))
+
+    def answer(self) -> None:
+        """Answer once in every environment and learn from what happened."""
+        config, dynamics, turn, step = self.config, self.dynamics, self.turn, self.state["step"]
+        rng = np.random.default_rng((self.seed, step))  # of the step alone, so resuming needs no generator's state
+        weights = self.policy.weights[dynamics.menu]
+        features = self._features(turn)
+        values = features @ weights.T
+        chosen = (values + 1e-6 * rng.random(values.shape)).argmax(1)  # ties at random
+        at_random = rng.random(len(chosen)) < config.epsilon
+        chosen = np.where(at_random, rng.integers(len(dynamics.menu), size=len(chosen)), chosen)
+        items = dynamics.menu[chosen]
+        outcome = dynamics.step(turn, items)
+        target = outcome.rewards
+        if dynamics.turns > 1:
+            ahead = (self._features(outcome.turn) @ weights.T).max(1)
+            target = target + config.gamma * ~outcome.terminated * ahead
+        self._update(features, items, target - values[np.arange(len(chosen)), chosen])
+        ended = outcome.terminated | outcome.truncated
+        self.turn = outcome.turn.replace(ended, dynamics.start(self._draw(rng, int(ended.sum()))))
+        self.state = {
+            "step": step + len(items),
+            "reward_sum": self.state["reward_sum"] + float(outcome.rewards.sum()),
+            "answers": self.state["answers"] + len(items),
+        }
+
+    def _update(self, features: np.ndarray, items: np.ndarray, delta: np.ndarray) -> None:
+        """One AdaGrad step on the sum of delta * phi of each item chosen."""
+        order = np.argsort(items, kind="stable")
+        touched, starts = np.unique(items[order], return_index=True)
+        gradient = np.add.reduceat((delta[:, None] * features)[order], starts).astype(np.float32)
+        self.squares[touched] += gradient**2
+        rate = self.config.learning_rate * max(0.0, 1 - self.state["step"] / self.config.interactions)
+        self.policy.weights[touched] += np.float32(rate) * gradient / np.sqrt(self.squares[touched])
+
+    def report(self) -> dict[str, float]:
+        """The mean reward of the answers since the last report."""
+        mean = self.state["reward_sum"] / max(self.state["answers"], 1)
+        self.state |= {"reward_sum": 0.0, "answers": 0}
+        return {"reward": mean}
+
+    def checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """All of this as tensors and JSON."""
+        turn = {f"turn.{name}": value for name, value in asdict(self.turn).items()}
+        arrays = {**vars(self.policy), "squares": self.squares, **turn}
+        return {name: torch.from_numpy(value) for name, value in arrays.items()}, self.state
+
+    def restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        """Become what `checkpoint` saw."""
+        arrays = {name: value.numpy() for name, value in tensors.items()}
+        turn = {name.removeprefix("turn."): arrays.pop(name) for name in list(arrays) if name.startswith("turn.")}
+        self.turn, self.squares, self.state = Turn(**turn), arrays.pop("squares"), state
+        self.policy = LinearQPolicy(**arrays)
+
+
+def learn(env: Environment, config: LinearQConfig, recorder: Recorder) -> LinearQPolicy:
+    """Train for `config.interactions` answers, rounded up to whole steps of `config.num_envs` environments.
+
+    The same seed gives the same run bit for bit, also when it is stopped and resumed.
+    """
+    learner = Learner(env, config, recorder.seed)
+    if saved := recorder.load_checkpoint():
+        learner.restore(*saved)
+    metric = env.spec.metrics[0]
+    words = ""
+    while (step := learner.state["step"]) < config.interactions:
+        learner.answer()
+        now = int(learner.state["step"])
+        done = now >= config.interactions
+        if done or now // config.eval_every > step // config.eval_every:
+            scores = recorder.validate(learner.policy)
+            words = f"validation {metric} {scores[metric]:.3f}"
+            recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
+        recorder.progress(now, config.interactions, words)
+        if done or recorder.stopping or now // config.checkpoint_every > step // config.checkpoint_every:
+            recorder.save_checkpoint(now, *learner.checkpoint())
+        if recorder.stopping and not done:
+            raise KeyboardInterrupt
+    return learner.policy
+
+
+def load(folder: Path, items: list[Item]) -> LinearQPolicy:
+    """Read what `save` wrote."""
+    return LinearQPolicy(**load_file(folder / FILE))

@@ -1,0 +1,53 @@
+"""Zero-shot nearest neighbour: the item whose text's embedding is nearest to the instruction's. Nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from instructrec_rl.files import writing
+
+if TYPE_CHECKING:
+    from instructrec_rl.config import BaselineConfig
+    from instructrec_rl.core import Item
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.env.states import Asked
+    from instructrec_rl.run_folder import Recorder
+
+FILE = "neighbour.safetensors"
+
+
+@dataclass(frozen=True)
+class NeighbourPolicy:
+    """vectors: (A, D) float32, the items' sentence embeddings, of length 1."""
+
+    vectors: np.ndarray
+
+    def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """See `Policy.act`. The instruction's length does not change which cosine is highest."""
+        states = asked.states("sentence")
+        return menu[(states.vectors[states.index[:, 0]] @ self.vectors[menu].T).argmax(1)]
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`."""
+        path = folder / FILE
+        with writing(path):
+            part = path.with_suffix(".part")
+            part.write_bytes(save({"vectors": self.vectors}))
+            part.replace(path)
+
+
+def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> NeighbourPolicy:
+    """Embed the items' texts."""
+    vectors = env.item_vectors
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return NeighbourPolicy((vectors / np.maximum(lengths, 1e-12)).astype(np.float32))
+
+
+def load(folder: Path, items: list[Item]) -> NeighbourPolicy:
+    """Read what `save` wrote."""
+    return NeighbourPolicy(load_file(folder / FILE)["vectors"])

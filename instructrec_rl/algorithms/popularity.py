@@ -1,0 +1,47 @@
+"""Popularity: the same item for every instruction, the one that is most often right in the training split."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from instructrec_rl.files import write_json_atomic
+
+if TYPE_CHECKING:
+    from instructrec_rl.config import BaselineConfig
+    from instructrec_rl.core import Item
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.env.states import Asked
+    from instructrec_rl.run_folder import Recorder
+
+FILE = "popularity.json"
+
+
+@dataclass(frozen=True)
+class PopularityPolicy:
+    """counts: (A,) int64, for how many training instructions each item is among the best."""
+
+    counts: np.ndarray
+
+    def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """See `Policy.act`. Of items that are equally popular, the first on the menu."""
+        return np.full(len(asked), menu[self.counts[menu].argmax()], dtype=np.int64)
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`."""
+        write_json_atomic(folder / FILE, {"counts": self.counts.tolist()})
+
+
+def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> PopularityPolicy:
+    """Count the best items of the training split."""
+    best = np.concatenate([env.examples[row].best for row in env.spec.rows("train")])
+    return PopularityPolicy(np.bincount(best, minlength=len(env.items)))
+
+
+def load(folder: Path, items: list[Item]) -> PopularityPolicy:
+    """Read what `save` wrote."""
+    return PopularityPolicy(np.array(json.loads((folder / FILE).read_text(encoding="utf-8"))["counts"], dtype=np.int64))

@@ -1,0 +1,67 @@
+"""Zero-shot TF-IDF: the item whose text shares the most telling words with the instruction. No embeddings, no labels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from instructrec_rl.files import write_json_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from instructrec_rl.config import BaselineConfig
+    from instructrec_rl.core import Item
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.env.states import Asked
+    from instructrec_rl.run_folder import Recorder
+
+FILE = "tfidf.json"
+# A word is a run of letters and digits, also a single one ("8"); Han and kana have no blanks, so each counts alone.
+TOKEN = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+"
+
+
+@dataclass
+class TfidfPolicy:
+    """idf: each known word's inverse document frequency, in the vocabulary's order; texts: the items' (A)."""
+
+    idf: Mapping[str, float]
+    texts: list[str]
+    _fitted: tuple[Any, Any] | None = field(default=None, repr=False)
+
+    def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """See `Policy.act`. Where no word is shared, the menu's first item."""
+        if self._fitted is None:
+            vectorizer = _vectorizer(vocabulary={word: column for column, word in enumerate(self.idf)})
+            vectorizer.idf_ = np.array(list(self.idf.values()))
+            self._fitted = vectorizer, vectorizer.transform(self.texts)
+        vectorizer, items = self._fitted
+        return menu[(vectorizer.transform(asked.texts) @ items[menu].T).toarray().argmax(1)]
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`."""
+        write_json_atomic(folder / FILE, {"idf": self.idf})
+
+
+def _vectorizer(**options: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(token_pattern=TOKEN, **options)
+
+
+def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> TfidfPolicy:
+    """Count in how many texts (the items' and the training instructions') each word stands."""
+    texts = list(env.item_texts)
+    vectorizer = _vectorizer().fit(texts + list(env.instructions[env.spec.rows("train")]))
+    words = vectorizer.get_feature_names_out()
+    return TfidfPolicy(dict(zip(words.tolist(), vectorizer.idf_.tolist())), texts)
+
+
+def load(folder: Path, items: list[Item]) -> TfidfPolicy:
+    """Read what `save` wrote."""
+    about = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return TfidfPolicy(about["idf"], [item.text for item in items])

@@ -1,0 +1,65 @@
+"""The contracts that everything else meets on: a batch to score, a result to evaluate, an error to read. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class InputError(Exception):
+    """Wrong input: one line that says what, where and what was expected. Commands print it and exit with 2."""
+
+    def __init__(self, reason: str, path: str | Path | None = None, line: int | None = None):
+        self.reason, self.path, self.line = reason, path, line
+        where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+        super().__init__(where + " ".join(reason.split()))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A phrase for the end of an error: ` Did you mean "x"?`, and the known names where there are few."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f' Did you mean "{close[0]}"?' if close else ""
+    listed = f" Known: {', '.join(names)}." if names and len(names) <= 20 else ""
+    return hint + listed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B responses to score: parallel sequences of length B.
+
+    instructions: what was asked; responses: what was answered; references: the right answers, a list for each row
+    (possibly empty); rows: the example records as read from the data (dicts), or None where there are none.
+    """
+
+    instructions: Sequence[str]
+    responses: Sequence[str]
+    references: Sequence[Sequence[str]]
+    rows: Sequence[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An entry of a catalog. `attributes` holds everything beside id, name and text, as read from the data."""
+
+    id: str
+    name: str
+    text: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """An instruction with its right answers. `best` are positions in the catalog; `row` is the record as read."""
+
+    id: str
+    instruction: str
+    best: tuple[int, ...]
+    references: tuple[str, ...]
+    row: dict[str, Any]

@@ -1,0 +1,1 @@
+"""Instructions as environments: data -> spec -> states -> batched dynamics -> Gymnasium shells."""

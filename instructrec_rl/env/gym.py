@@ -1,0 +1,263 @@
+"""Gymnasium's `Env` and `VectorEnv` over the batched dynamics. The world's rules are not here: see `environment.py`."""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from instructrec_rl.core import InputError
+from instructrec_rl.env.environment import Environment, Turn, load_env
+from instructrec_rl.env.states import MAX_CLAUSES, MAX_TOKENS
+from instructrec_rl.files import find_envs
+
+BLOCK = 1024  # rows each instance draws at a time: the generator's call costs more than the numbers
+MAX_RESPONSE = 2_000  # characters
+
+Stamp = tuple[tuple[str, int], ...]
+Observation = np.ndarray | dict[str, np.ndarray]
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_environment(name: str, reward: str, options: tuple[tuple[str, Any], ...], stamp: Stamp) -> Environment:
+    """Sub-environments of one vector share data, states and rewards: they are read-only or memo tables."""
+    return load_env(name, reward=reward, **dict(options))
+
+
+def _stamp(name: str) -> Stamp:
+    """What changes when an environment's files do, so that a shared one is never stale."""
+    folder = find_envs().get(name)
+    files = sorted(folder.iterdir()) if folder else []
+    return tuple((str(file), file.stat().st_mtime_ns) for file in files)
+
+
+class _Shell:
+    """What the single and the vectorised environment share: spaces, observations, and the drawing of rows."""
+
+    def __init__(self, env: Environment | str, split: str, reward: str, options: dict[str, Any]):
+        if isinstance(env, str):
+            chosen = {"state": "sentence", **options}
+            env = _shared_environment(env, reward, tuple(sorted(chosen.items())), _stamp(env))
+        elif options or reward:
+            raise InputError("options go with an environment's name; a loaded environment has its own")
+        self.environment, self.split = env, split
+        self.dynamics = env.dynamics(split)
+        self.states = env.states()
+        self.text_action = env.spec.action == "generate"
+        self.observation_space, self.action_space = self._spaces()
+
+    def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        dim, with_turns = self.environment.encoder.dim, self.dynamics.turns > 1
+        unit = functools.partial(spaces.Box, -1.0, 1.0, dtype=np.float32)
+        seen: spaces.Space[Any]
+        if self.states.kind == "sentence":
+            seen = unit((2 * dim + 1 if with_turns else dim,))
+        else:
+            width = MAX_CLAUSES if self.states.kind == "clauses" else MAX_TOKENS
+            members = {self.states.kind: unit((width, dim)), "mask": spaces.MultiBinary(width)}
+            turns = {"context": unit((dim,)), "last_reward": unit((1,))} if with_turns else {}
+            seen = spaces.Dict({**members, **turns})
+        if not self.text_action:
+            return seen, spaces.Discrete(len(self.dynamics.menu))
+        # Text accepts only alphanumerics unless told otherwise, and would reject "margherita pizza"
+        charset = frozenset(string.ascii_letters + string.digits + string.punctuation + " ").union(
+            *self.environment.item_texts, *self.environment.instructions
+        )
+        return seen, spaces.Text(max_length=MAX_RESPONSE, min_length=0, charset=charset)
+
+    def observe(self, turn: Turn) -> Observation:
+        """The observations of B episodes, batched: see `_spaces` for the shapes."""
+        context = self.dynamics.context(turn.tried, turn.last_score)
+        if self.states.kind == "sentence":
+            sentence = self.states.vectors[self.states.index[turn.rows, 0]]
+            if context is None:
+                return sentence
+            return np.concatenate([sentence, context], axis=1)
+        members, mask = self.states.dense(turn.rows)
+        seen = {self.states.kind: members, "mask": mask}
+        return seen if context is None else seen | {"context": context[:, :-1], "last_reward": context[:, -1:]}
+
+
+class InstructionEnv(gymnasium.Env[Any, Any]):
+    """One conversation at a time: an instruction is the observation, an item (or a text) is the action.
+
+    env: a name or a loaded `Environment`; split: whose instructions are asked; reward: a reward's name; options: the
+    fields of `EnvConfig`. `info` has the instruction's text, its row id, and after a step the response and its score.
+    `reset(options={"row_id": ...})` asks a given instruction.
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's own contract)
+
+    def __init__(
+        self,
+        env: Environment | str,
+        *,
+        split: str = "train",
+        reward: str = "",
+        render_mode: str | None = None,
+        **options: Any,
+    ):
+        self.shell = _Shell(env, split, reward, options)
+        self.observation_space, self.action_space = self.shell.observation_space, self.shell.action_space
+        self.render_mode = render_mode
+        self._drawn = np.empty(0, dtype=np.int64)
+        self._turn: Turn | None = None
+        self._response, self._score = "", 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Draw the next instruction."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._drawn = np.empty(0, dtype=np.int64)
+        if options and "row_id" in options:
+            row = self._find(str(options["row_id"]))
+        else:
+            if not len(self._drawn):
+                self._drawn = self.np_random.integers(len(self.shell.dynamics.rows), size=BLOCK)
+            row, self._drawn = int(self.shell.dynamics.rows[self._drawn[0]]), self._drawn[1:]
+        self._turn = self.shell.dynamics.start(np.array([row]))
+        self._response, self._score = "", 0.0
+        return self._observation(self._turn), self._info()
+
+    def _find(self, row_id: str) -> int:
+        for row in self.shell.dynamics.rows:
+            if self.shell.environment.examples[row].id == row_id:
+                return int(row)
+        raise InputError(f'split "{self.shell.split}" has no row "{row_id}"')
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Answer: with the index of an item on offer, or with a text."""
+        if self._turn is None:
+            raise gymnasium.error.ResetNeeded("call reset() before step()")
+        dynamics = self.shell.dynamics
+        if self.shell.text_action:
+            self._response = str(action)
+            outcome = dynamics.step_texts(self._turn, [self._response])
+        else:
+            items = dynamics.menu[np.array([int(action)])]
+            self._response = str(self.shell.environment.item_texts[items[0]])
+            outcome = dynamics.step(self._turn, items)
+        self._turn, self._score = outcome.turn, float(outcome.scores[0])
+        seen, info = self._observation(outcome.turn), self._info() | {"response": self._response, "score": self._score}
+        return seen, float(outcome.rewards[0]), bool(outcome.terminated[0]), bool(outcome.truncated[0]), info
+
+    def _observation(self, turn: Turn) -> Any:
+        seen = self.shell.observe(turn)
+        return seen[0] if isinstance(seen, np.ndarray) else {key: value[0] for key, value in seen.items()}
+
+    def _info(self) -> dict[str, Any]:
+        assert self._turn is not None
+        example = self.shell.environment.examples[self._turn.rows[0]]
+        return {"instruction": example.instruction, "row_id": example.id}
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The conversation so far as text (render_mode="ansi")."""
+        if self.render_mode != "ansi" or self._turn is None:
+            return None
+        asked = f"instruction: {self._info()['instruction']}"
+        return asked if not self._response else f"{asked}\nresponse: {self._response}\nscore: {self._score:.3f}"
+
+
+class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
+    """N conversations in step, with same-step autoreset; instance i equals an `InstructionEnv` seeded with seed + i.
+
+    Next-step autoreset, Gymnasium's other mode, would waste every other step of one-turn episodes.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["ansi"]}  # noqa: RUF012
+
+    def __init__(
+        self,
+        env: Environment | str,
+        num_envs: int = 1,
+        *,
+        split: str = "train",
+        reward: str = "",
+        render_mode: str | None = None,
+        **options: Any,
+    ):
+        self.shell = _Shell(env, split, reward, options)
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.single_observation_space, self.single_action_space = self.shell.observation_space, self.shell.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._row_ids = np.array([example.id for example in self.shell.environment.examples], dtype=object)
+        self._generators: list[np.random.Generator] = []
+        self._drawn = np.zeros((num_envs, BLOCK), dtype=np.int64)
+        self._used = np.full(num_envs, BLOCK)
+        self._turn: Turn | None = None
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start every instance anew; an int seeds instance i with seed + i, as Gymnasium's own vector envs do."""
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        if seeds is not None or not self._generators:
+            given = seeds if seeds is not None else [None] * self.num_envs
+            old = self._generators or [np.random.default_rng() for _ in given]
+            self._generators = [
+                generator if s is None else np.random.default_rng(s) for generator, s in zip(old, given)
+            ]
+            self._used[[s is not None for s in given]] = BLOCK
+        everyone = np.arange(self.num_envs)
+        self._turn = self.shell.dynamics.start(self._draw(everyone))
+        return self.shell.observe(self._turn), self._infos(self._turn.rows)
+
+    def _draw(self, which: np.ndarray) -> np.ndarray:
+        """The next instruction of some instances, as positions in the environment's examples."""
+        for i in which[self._used[which] == BLOCK]:
+            self._drawn[i] = self._generators[i].integers(len(self.shell.dynamics.rows), size=BLOCK)
+            self._used[i] = 0
+        rows = self._drawn[which, self._used[which]]
+        self._used[which] += 1
+        return self.shell.dynamics.rows[rows]
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Answer in every instance; the ended ones are reset at once and their last observation is in `info`."""
+        if self._turn is None:
+            raise gymnasium.error.ResetNeeded("call reset() before step()")
+        dynamics = self.shell.dynamics
+        if self.shell.text_action:
+            outcome = dynamics.step_texts(self._turn, list(actions))
+        else:
+            outcome = dynamics.step(self._turn, dynamics.menu[np.asarray(actions)])
+        ended = outcome.terminated | outcome.truncated
+        infos: dict[str, Any] = {}
+        turn = outcome.turn
+        if ended.any():
+            which = np.flatnonzero(ended)
+            infos = self._final_infos(outcome.turn, outcome.scores, which, ended)
+            turn = outcome.turn.replace(ended, dynamics.start(self._draw(which)))
+        self._turn = turn
+        infos |= self._infos(turn.rows)
+        return self.shell.observe(turn), outcome.rewards.copy(), outcome.terminated, outcome.truncated, infos
+
+    def _infos(self, rows: np.ndarray) -> dict[str, Any]:
+        everyone = np.ones(self.num_envs, dtype=bool)
+        return {
+            "instruction": self.shell.environment.instructions[rows],
+            "_instruction": everyone,
+            "row_id": self._row_ids[rows],
+            "_row_id": everyone,
+        }
+
+    def _final_infos(self, turn: Turn, scores: np.ndarray, which: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
+        seen = self.shell.observe(turn)
+        final = np.full(self.num_envs, None, dtype=object)
+        for i in which:
+            final[i] = seen[i] if isinstance(seen, np.ndarray) else {key: value[i] for key, value in seen.items()}
+        info = self._infos(turn.rows) | {"score": scores, "_score": ended}
+        return {"final_obs": final, "_final_obs": ended, "final_info": info, "_final_info": ended}
+
+    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """The instructions being asked, as text (render_mode="ansi")."""
+        if self.render_mode != "ansi" or self._turn is None:
+            return None
+        return tuple(f"instruction: {text}" for text in self.shell.environment.instructions[self._turn.rows])

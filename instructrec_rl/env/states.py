@@ -1,0 +1,95 @@
+"""What a policy sees of a text: a set of frozen embeddings (the sentence, its clauses, or its tokens).
+
+All three are one form: a pool of distinct vectors and, for each text, the positions of its members. A clause that a
+thousand instructions share is encoded and stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from instructrec_rl.clauses import split_clauses
+
+if TYPE_CHECKING:
+    from instructrec_rl.encoder import Encoder
+
+MAX_CLAUSES = 8
+MAX_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class States:
+    """N texts as sets of vectors.
+
+    kind: sentence, clauses or tokens. vectors: (U, D) float32 (float16 for tokens), of length 1: the pool. index: (N, K) int32, positions in the pool,
+    -1 where a text has fewer than K members (K is 1 for sentences).
+    """
+
+    kind: str
+    vectors: np.ndarray
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: np.ndarray) -> States:
+        """The states of some texts, over the same pool."""
+        return States(self.kind, self.vectors, self.index[rows])
+
+    def dense(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Members (B, K, D) float32 with zeros where there is none, and their mask (B, K) int8."""
+        index = self.index[rows]
+        mask = index >= 0
+        members = self.vectors[np.where(mask, index, 0)].astype(np.float32)
+        members[~mask] = 0.0
+        return members, mask.astype(np.int8)
+
+
+class Asked:
+    """B instructions put to a policy: their texts, and their states at whatever granularity the policy wants.
+
+    rows: positions in the environment's examples, or None for plain texts that no environment knows. Only the oracle
+    may look anything up by them.
+    """
+
+    def __init__(self, texts: Sequence[str], states: Callable[[str], States], rows: np.ndarray | None = None):
+        self.texts, self.states, self.rows = texts, states, rows
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str], encoder: Encoder) -> Asked:
+        """Plain texts, encoded when a policy asks for their states."""
+        return cls(texts, lambda kind: encode_states(texts, encoder, kind))
+
+
+def encode_states(texts: Sequence[str], encoder: Encoder, kind: str) -> States:
+    """Encode texts at a granularity: `sentence`, `clauses` (at most 8) or `tokens` (at most 48, in context)."""
+    if kind == "sentence":
+        pool, index = _distinct([[text] for text in texts], 1)
+        return States(kind, encoder.encode(pool), index)
+    if kind == "clauses":
+        pool, index = _distinct([split_clauses(text, MAX_CLAUSES) for text in texts], MAX_CLAUSES)
+        return States(kind, encoder.encode(pool), index)
+    distinct, positions = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
+    offsets, vectors = encoder.encode_tokens(list(distinct))[:2]
+    lengths_of = np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
+    vectors = (vectors / np.maximum(lengths_of, 1e-6)).astype(np.float16)  # half the memory; unit length, like the rest
+    lengths = np.minimum(np.diff(offsets), MAX_TOKENS)
+    columns = np.arange(MAX_TOKENS)
+    index = np.where(columns < lengths[:, None], offsets[:-1, None] + columns, -1).astype(np.int32)
+    return States(kind, vectors, index[positions])
+
+
+def _distinct(members: Sequence[Sequence[str]], width: int) -> tuple[list[str], np.ndarray]:
+    position: dict[str, int] = {}
+    index = np.full((len(members), width), -1, dtype=np.int32)
+    for row, texts in enumerate(members):
+        for column, text in enumerate(texts[:width]):
+            index[row, column] = position.setdefault(text, len(position))
+    return list(position), index

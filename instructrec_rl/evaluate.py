@@ -1,0 +1,120 @@
+"""How well a policy answers: task metrics apart from the training reward, on every held-out split, beside baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from instructrec_rl.constraints import satisfies
+from instructrec_rl.env.environment import Environment
+from instructrec_rl.rewards import Reward, load_reward
+
+if TYPE_CHECKING:
+    from instructrec_rl.algorithms import Policy
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a policy answered on a split: rows (B,) and items (B,), positions in the examples and the catalog."""
+
+    rows: np.ndarray
+    items: np.ndarray
+
+
+class Scorer:
+    """Scores answers of one environment: its task metrics, the training reward, and the share that is valid."""
+
+    def __init__(self, env: Environment):
+        self.env = env
+        self.metrics: dict[str, Reward] = {name: load_reward(name, env=env) for name in env.spec.metrics}
+
+    def per_row(self, answers: Answers) -> dict[str, np.ndarray]:
+        """Each metric's score of each answer, (B,), with the training reward under `reward`."""
+        batch = self.env.batch(answers.rows, list(self.env.item_texts[answers.items]))
+        scores = {name: metric.score_batch(batch) for name, metric in self.metrics.items()}
+        scores["valid"] = np.ones(len(answers.rows))  # the answer to `choose` is always an item
+        return scores | {"reward": self.env.reward_table(answers.rows, answers.items)}
+
+    def parts(self, answers: Answers) -> dict[str, np.ndarray]:
+        """The parts of a composed training reward, (B,) each."""
+        return self.env.reward.parts(self.env.batch(answers.rows, list(self.env.item_texts[answers.items])))
+
+
+def play(policy: Policy, env: Environment, split: str) -> Answers:
+    """Answer every instruction of a split greedily; with turns, the last answer counts."""
+    dynamics, rows = env.dynamics(split), env.spec.rows(split)
+    asked = env.asked(rows)
+    if dynamics.turns == 1:
+        return Answers(rows, policy.act(asked, dynamics.menu))
+    items = np.zeros(len(rows), dtype=np.int64)
+    going, turn = np.arange(len(rows)), dynamics.start(rows)
+    while len(going):
+        context = dynamics.context(turn.tried, turn.last_score)
+        items[going] = policy.act(env.asked(rows[going]), dynamics.menu, context)
+        outcome = dynamics.step(turn, items[going])
+        open_still = ~(outcome.terminated | outcome.truncated)
+        going, turn = going[open_still], outcome.turn.select(open_still)
+    return Answers(rows, items)
+
+
+def summarise(scorer: Scorer, answers: Answers) -> Summary:
+    """Means over a split, with the same by wording and by kind of constraint where the data has them."""
+    scores, parts = scorer.per_row(answers), scorer.parts(answers)
+    summary: Summary = {"n": len(answers.rows), **_means(scores)}
+    if parts:
+        summary["reward_parts"] = {name: float(values.mean()) for name, values in parts.items()}
+    records = [scorer.env.examples[row].row for row in answers.rows]
+    wordings = np.array([str(record.get("wording", "")) for record in records])
+    groups = {name: wordings == name for name in np.unique(wordings) if name}
+    by: dict[str, Any] = {}
+    if groups:
+        by["wording"] = {
+            str(name): {"n": int(mask.sum()), **_means({key: values[mask] for key, values in scores.items()})}
+            for name, mask in groups.items()
+        }
+    if kinds := satisfied_by_kind(scorer.env, answers):
+        by["kind"] = kinds
+    return summary | ({"by": by} if by else {})
+
+
+def _means(scores: Mapping[str, np.ndarray]) -> Summary:
+    means = {name: float(values.mean()) for name, values in scores.items()}
+    return {"reward": means.pop("reward"), "metrics": means}
+
+
+def satisfied_by_kind(env: Environment, answers: Answers) -> dict[str, dict[str, float]]:
+    """For each kind of constraint, how many there were and the share that the answers satisfy."""
+    known: dict[str, np.ndarray] = {}
+    counts: dict[str, list[int]] = {}
+    for row, item in zip(answers.rows, answers.items):
+        for constraint in env.examples[row].row.get("constraints", ()):
+            key = str(constraint)
+            if key not in known:
+                known[key] = satisfies(constraint, env.items)
+            total = counts.setdefault(str(constraint.get("kind", constraint["attribute"])), [0, 0])
+            total[0] += 1
+            total[1] += int(known[key][item])
+    return {kind: {"n": n, "satisfied": hits / n} for kind, (n, hits) in sorted(counts.items())}
+
+
+def normalise(splits: dict[str, Summary], random: dict[str, Summary], oracle: dict[str, Summary]) -> None:
+    """Add `normalized` to each split (and wording): (x - random) / (oracle - random); null where that is 0 / 0."""
+    for name, summary in splits.items():
+        low, high = random[name], oracle[name]
+        _add_normalized(summary, low, high)
+        for wording, part in summary.get("by", {}).get("wording", {}).items():
+            _add_normalized(part, low["by"]["wording"][wording], high["by"]["wording"][wording])
+
+
+def _add_normalized(summary: Summary, low: Summary, high: Summary) -> None:
+    values = {"reward": summary["reward"], **summary["metrics"]}
+    lows, highs = {"reward": low["reward"], **low["metrics"]}, {"reward": high["reward"], **high["metrics"]}
+    summary["normalized"] = {
+        key: (value - lows[key]) / (highs[key] - lows[key]) if abs(highs[key] - lows[key]) > 1e-9 else None
+        for key, value in values.items()
+    }

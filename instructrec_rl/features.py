@@ -1,0 +1,64 @@
+"""What a policy sees of an item: its attributes as numbers, its text's embedding, or only which item it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from instructrec_rl.core import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MAX_THRESHOLDS = 32
+
+
+def item_features(items: Sequence[Item], kind: str, embed: Callable[[], np.ndarray]) -> np.ndarray:
+    """The action side of Q: (A, F) float32, the first column constant.
+
+    kind: `attributes` (categories as indicators, lists as several, numbers as "at most t" for each threshold t),
+    `text` (the text's embedding beside an indicator of the item), `ids` (the indicator alone), or `auto`: attributes
+    where the catalog has any, else text. embed: gives the texts' embeddings (A, D); called for `text` only.
+    """
+    constant = np.ones((len(items), 1), dtype=np.float32)
+    if kind in ("auto", "attributes"):
+        columns = _attribute_columns(items)
+        if columns:
+            return np.concatenate([constant, np.stack(columns, axis=1)], axis=1)
+    identity = np.eye(len(items), dtype=np.float32)
+    if kind == "ids":
+        return np.concatenate([constant, identity], axis=1)
+    vectors = embed()
+    spread = vectors - vectors.mean(0)  # texts of one catalog share most of their direction
+    return np.concatenate([constant, spread / max(spread.std(), 1e-6), identity], axis=1)
+
+
+def _attribute_columns(items: Sequence[Item]) -> list[np.ndarray]:
+    """Indicators that tell items apart. Free text (a value of its own for most items) is no attribute."""
+    names = sorted({name for item in items for name in item.attributes})
+    columns: list[np.ndarray] = []
+    for name in names:
+        values = [item.attributes.get(name) for item in items]
+        if all(_is_number(value) for value in values):
+            distinct = np.unique(np.array(values, dtype=np.float64))
+            if len(distinct) > MAX_THRESHOLDS:
+                distinct = np.unique(np.quantile(distinct, np.linspace(0, 1, MAX_THRESHOLDS + 1), method="lower"))
+            columns += [np.array(values) <= threshold for threshold in distinct[:-1]]
+            continue
+        members = [_members(value) for value in values]
+        vocabulary = sorted({member for each in members for member in each})
+        if len(vocabulary) > len(items) / 2 and not any(isinstance(value, list) for value in values):
+            continue
+        columns += [np.array([word in each for each in members]) for word in vocabulary]
+    return [column.astype(np.float32) for column in columns if 0 < column.sum() < len(items)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _members(value: Any) -> set[str]:
+    if value is None:
+        return set()
+    return {str(member) for member in (value if isinstance(value, list) else [value])}

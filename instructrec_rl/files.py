@@ -1,0 +1,205 @@
+"""Where things are found, and how files are read and written. Only the standard library and PyYAML."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from instructrec_rl.core import InputError
+
+PATH_VARIABLE = "INSTRUCTREC_PATH"
+
+
+def search_path() -> list[Path]:
+    """The folders that may hold envs/, rewards/ and experiments/, first wins.
+
+    The current directory, then each folder of $INSTRUCTREC_PATH (unset when empty), then the bundle: the folder
+    `bundle` inside an installed wheel, or the repository's root in a checkout.
+    """
+    package = Path(__file__).resolve().parent
+    bundle = package / "bundle"
+    named = [Path(p).expanduser() for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p.strip()]
+    folders = [Path.cwd(), *named, bundle if bundle.is_dir() else package.parent]
+    return list(dict.fromkeys(folders))
+
+
+def find_envs() -> dict[str, Path]:
+    """Environments by name: the folders `envs/<name>/` that hold an env.yaml."""
+    return {p.parent.name: p.parent for p in _found("envs", ("*/env.yaml",), lambda p: p.parent.name)}
+
+
+def find_rewards() -> dict[str, Path]:
+    """Rewards by name: the files `rewards/<name>.py` and `rewards/<name>.yaml`."""
+    return {p.stem: p for p in _found("rewards", ("*.py", "*.yaml"), lambda p: p.stem)}
+
+
+def find_experiments() -> dict[str, Path]:
+    """Experiments by name: the files `experiments/<name>.yaml`."""
+    return {p.stem: p for p in _found("experiments", ("*.yaml",), lambda p: p.stem)}
+
+
+def find_algorithms() -> list[str]:
+    """The names of the modules in instructrec_rl/algorithms/."""
+    folder = Path(__file__).resolve().parent / "algorithms"
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def _found(kind: str, patterns: tuple[str, ...], name_of: Any) -> list[Path]:
+    """One path a name, sorted by name: the first folder of the search path that has it wins."""
+    first: dict[str, Path] = {}
+    for folder in search_path():
+        for pattern in patterns:
+            for path in sorted((folder / kind).glob(pattern)):
+                if not name_of(path).startswith(("_", ".")):
+                    first.setdefault(name_of(path), path)
+    return [first[name] for name in sorted(first)]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file whose top is a mapping with text keys. Raises InputError with the path and line."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(_read_text(path))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise InputError(f"broken YAML: {error.problem}", path, mark.line + 1 if mark else None) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: e.g. the date 2024-13-45
+        raise InputError(f"broken YAML: {error}", path) from error
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise InputError(f"expected a mapping (key: value), found {found}", path)
+    for key in content:
+        if not isinstance(key, str):
+            raise InputError(f"the key {key!r} is not text; put it in quotes", path)
+    return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", path, data.count(b"\n", 0, error.start) + 1) from error
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Stream (line number from 1, record) from a file with one JSON object a line; blank lines are skipped.
+
+    Raises InputError with the path and line for bad UTF-8, broken JSON and lines that are not objects.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+    with stream:
+        number = 0
+        while True:
+            try:
+                line = stream.readline()
+            except OSError as error:
+                raise _cannot("read", path, error) from error
+            if not line:
+                return
+            number += 1
+            if line.strip():
+                yield number, _parse_line(line, path, number)
+
+
+def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse_constant)
+        if b"\\u" in line:  # an escaped half of a surrogate pair parses, but cannot be written again
+            json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", path, number) from error
+    except UnicodeEncodeError as error:
+        raise InputError("broken JSON: half of a surrogate pair (\\ud800 to \\udfff)", path, number) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"broken JSON: {error.msg} (column {error.colno})", path, number) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"broken JSON: {error}", path, number) from error
+    if not isinstance(record, dict):
+        raise InputError(f"expected a JSON object, found {_json_kind(record)}", path, number)
+    return record
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the OSError of a full, read-only or otherwise unfit disk into an InputError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise _cannot("write", path, error) from error
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot {verb}: {(error.strerror or str(error)).lower()}", path)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write UTF-8 text so that the path holds the old content or the new, never a part, also after kill -9.
+
+    Makes the folder where it is missing. Raises InputError where the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())  # a full disk may answer only here
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(
+                OSError
+            ):  # gone after the rename; after a failure the first error is the one to show
+                temporary.unlink()
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write JSON, indented, as `write_text_atomic` does. Raises ValueError for NaN and infinities."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Add one line by a single `os.write` in append mode, so that several writers never mix within a line.
+
+    Raises InputError where the disk refuses, ValueError for NaN and infinities.
+    """
+    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    with writing(path):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(handle, line)
+        finally:
+            os.close(handle)
+    if written != len(line):
+        raise InputError(f"cannot write: the disk took {written} of {len(line)} bytes of a line", path)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _cannot("read", path, error) from error

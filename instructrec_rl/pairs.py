@@ -1,0 +1,44 @@
+"""A batch as distinct (response, reference) pairs, so that a metric scores each pair of texts once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from instructrec_rl.core import Batch, InputError
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The P distinct pairs among the N (row, reference) pairs of B rows.
+
+    texts: the distinct texts; response, reference: (P,) positions in texts; pair: (N,) the distinct pair of each
+    (row, reference), rows in order; starts: (B,) where each row begins in `pair`.
+    """
+
+    texts: list[str]
+    response: np.ndarray
+    reference: np.ndarray
+    pair: np.ndarray
+    starts: np.ndarray
+
+    def best(self, values: np.ndarray) -> np.ndarray:
+        """The maximum over each row's references: values (P,) -> (B,)."""
+        return np.maximum.reduceat(values[self.pair], self.starts)
+
+
+def distinct_pairs(batch: Batch) -> Pairs:
+    """The pairs of a batch of at least one row. Raises InputError for a row without references."""
+    counts = np.fromiter(map(len, batch.references), np.int64, len(batch))
+    if not counts.all():
+        raise InputError(f"row {int(counts.argmin())} has no references to compare with")
+    references = list(chain.from_iterable(batch.references))
+    texts = list(dict.fromkeys(chain(batch.responses, references)))
+    index = dict(zip(texts, range(len(texts))))
+    left = np.fromiter(map(index.__getitem__, batch.responses), np.int64, len(batch)).repeat(counts)
+    right = np.fromiter(map(index.__getitem__, references), np.int64, len(references))
+    keys, pair = np.unique(left * len(texts) + right, return_inverse=True)
+    response, reference = np.divmod(keys, len(texts))
+    return Pairs(texts, response, reference, pair.reshape(-1), np.concatenate(([0], counts.cumsum()[:-1])))

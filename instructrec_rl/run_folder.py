@@ -1,0 +1,104 @@
+"""A run's folder: what is written while it runs, so that a run can be read, resumed and repeated.
+
+A checkpoint is one safetensors file (tensors, and in its metadata the JSON state), written whole or not at all, so a
+run killed at any moment leaves the last complete one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instructrec_rl.core import InputError
+from instructrec_rl.files import append_jsonl, read_jsonl, write_text_atomic
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT_CHECKPOINTS = 2  # the last, and the one before it in case the disk lost the last at a power cut
+
+
+class Recorder:
+    """Writes metrics.jsonl and checkpoints/ for a learning loop, and reads them again when a run is resumed.
+
+    folder: the run's folder; seed: the run's seed; validate: scores a policy on the validation split, greedily
+    (metric -> mean); progress: called with (step, total, words) for the screen; tracker: called with (step, metrics).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        validate: Callable[[Any], dict[str, float]],
+        progress: Callable[[int, int, str], None] = lambda step, total, words: None,
+        tracker: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+    ):
+        self.folder, self.seed, self.validate = folder, seed, validate
+        self.stopping = False  # set at Ctrl-C: the loop then writes a checkpoint where its state is whole, and stops
+        self.progress, self.tracker = progress, tracker
+        self.checkpoints = folder / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._started = (time.perf_counter(), time.process_time())
+        self._before = {"wall_s": 0.0, "cpu_s": 0.0}
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds of wall clock and of CPU that learning took so far, resumed parts included."""
+        wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        return {"wall_s": self._before["wall_s"] + wall, "cpu_s": self._before["cpu_s"] + cpu}
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Append one line to metrics.jsonl: the step (interactions so far), the seconds spent, and the metrics."""
+        spent = {key: round(value, 3) for key, value in self.spent.items()}
+        append_jsonl(self.folder / "metrics.jsonl", {"step": step, **spent, **metrics})
+        self.tracker(step, metrics)
+
+    def save_checkpoint(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        """Write a checkpoint; `state` must be JSON. Older ones are removed once this one is complete."""
+        from safetensors.torch import save_file
+
+        text = json.dumps({"step": step, "spent": self.spent, **state})
+        target = self.checkpoints / f"step-{step:012d}.safetensors"
+        part = target.with_suffix(f".{os.getpid()}.part")
+        try:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata={"state": text})
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
+        except (OSError, RuntimeError) as error:  # safetensors wraps a full disk in its own exception
+            part.unlink(missing_ok=True)
+            raise InputError(f"the checkpoint cannot be written: {error}", target) from error
+        for old in sorted(self.checkpoints.glob("step-*.safetensors"))[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def load_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The newest checkpoint (tensors, state), or None; metrics logged after it are dropped, to be logged anew."""
+        from safetensors import safe_open
+
+        for part in self.checkpoints.glob("*.part"):
+            part.unlink()
+        found = sorted(self.checkpoints.glob("step-*.safetensors"))
+        if not found:
+            self._forget_metrics_after(-1)
+            return None
+        with safe_open(found[-1], framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        self._before = state.pop("spent")
+        self._started = (time.perf_counter(), time.process_time())
+        self._forget_metrics_after(state["step"])
+        return tensors, state
+
+    def _forget_metrics_after(self, step: int) -> None:
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            data = path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]  # a line cut short by a kill is not a line
+            if whole != data:
+                write_text_atomic(path, whole.decode())
+            kept = [json.dumps(record) + "\n" for _, record in read_jsonl(path) if record["step"] <= step]
+            write_text_atomic(path, "".join(kept))

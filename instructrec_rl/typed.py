@@ -1,0 +1,104 @@
+"""Options given in Python or YAML, checked against the dataclass that types them. (config.py does so for Hydra.)"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union
+
+from instructrec_rl.core import InputError, nearest
+
+
+def build_config(
+    cls: type | None, preset: Mapping[str, Any], given: Mapping[str, Any], name: str, preset_path: Path | None
+) -> Any:
+    """An instance of the dataclass `cls` with a reward's options; None where `cls` is None.
+
+    preset: options from the file `preset_path`; given: options from the caller, which win. Raises InputError with the
+    key (as `reward.key`) for an unknown or missing option, a wrong type, a value outside the choices or the range
+    that the field's metadata names, and whatever ValueError the dataclass raises itself.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init} if cls is not None else {}  # type: ignore[arg-type]
+    try:
+        hints = typing.get_type_hints(cls) if cls is not None else {}
+    except NameError as error:
+        raise InputError(f"reward={name}: Config has a type that cannot be found: {error}") from error
+    values = {}
+    for options, path in ((preset, preset_path), (given, None)):
+        for key, value in options.items():
+            if key not in fields:
+                told = nearest(key, fields) if fields else " It takes none."
+                raise InputError(f'unknown option "{key}" of reward={name}.{told}', path)
+            values[key] = _typed(value, hints[key], f"reward.{key}", path)
+            _check_range(values[key], fields[key].metadata, f"reward.{key}", path)
+    if cls is None:
+        return None
+    for key, f in fields.items():
+        if key not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise InputError(f"reward.{key}: reward={name} needs this option ({_in_words(hints[key])})", preset_path)
+    try:
+        return cls(**values)
+    except (ValueError, InputError) as error:
+        raise InputError(f"reward={name}: {getattr(error, 'reason', error)}", preset_path) from error
+
+
+def _typed(value: Any, hint: Any, key: str, path: Path | None) -> Any:
+    """`value` as the hinted type, with whole numbers taken as floats, lists as tuples and texts as paths where asked."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    wrong = InputError(f"{key}: expected {_in_words(hint)}, got {value!r}", path)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        for arm in args:
+            try:
+                return _typed(value, arm, key, path)
+            except InputError:
+                continue
+        raise wrong
+    if origin is Literal:
+        if value not in args:
+            raise InputError(f"{key}: {value!r} is not one of its values.{nearest(str(value), map(str, args))}", path)
+        return value
+    kind = origin or hint
+    if kind in (list, tuple) and isinstance(value, list | tuple):
+        inner = args[0] if args else Any
+        return kind(_typed(one, inner, f"{key}[{place}]", path) for place, one in enumerate(value))
+    if kind is dict and isinstance(value, Mapping):
+        inner = args[1] if args else Any
+        return {str(k): _typed(held, inner, f"{key}.{k}", path) for k, held in value.items()}
+    if isinstance(value, bool) and kind in (int, float):
+        raise wrong
+    if kind is float and isinstance(value, int):
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(kind, type) and not isinstance(value, kind):
+        raise wrong
+    return value
+
+
+def _check_range(value: Any, metadata: Mapping[str, Any], key: str, path: Path | None) -> None:
+    choices, low, high = metadata.get("choices", ()), metadata.get("low"), metadata.get("high", math.inf)
+    if choices and value not in choices:
+        raise InputError(f"{key}: {value!r} is not one of its values.{nearest(str(value), map(str, choices))}", path)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{key}: expected a finite number, got {value}", path)
+    if low is not None and isinstance(value, int | float) and not low <= value <= high:
+        least = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
+        raise InputError(f"{key}: expected {least}, got {value}", path)
+
+
+def _in_words(hint: Any) -> str:
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null", Path: "a path"}
+    if typing.get_origin(hint) in (Union, UnionType):
+        return " or ".join(_in_words(arm) for arm in typing.get_args(hint))
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (list, tuple):
+        return "a list" + (f" of {_in_words(args[0])}" if args else "")
+    if origin is dict:
+        return "a mapping" + (f" of names to {_in_words(args[1])}" if args else "")
+    return words.get(hint, getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,65 @@
+"""Shared fixtures: a small world that is planted, so that what should be learned is known."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+COLOURS = ("red", "green", "blue", "yellow")
+SHAPES = ("circle", "square", "star")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The lane that reads real data says so when the data is not there."""
+    if not SHARED.is_dir():
+        for item in items:
+            if "shared" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=f"no real data: {SHARED} is absent"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED
+
+
+def write_toys(folder: Path, **about: object) -> Path:
+    """An environment `toys`: 12 toys of 4 colours and 3 shapes; instructions ask for a colour, a shape, or both."""
+    home = folder / "envs" / "toys"
+    home.mkdir(parents=True)
+    header = {"name": "toys", "version": 1, "format": "catalog", "action": "choose", "metrics": ["constraints", "exact_match"]}
+    lines = [f"{key}: {json.dumps(value)}" for key, value in {**header, **about}.items()]
+    (home / "env.yaml").write_text("\n".join(lines) + "\n")
+    items = [
+        {"id": f"{c}_{s}", "name": f"{c} {s}", "text": f"a {s} painted {c}", "colour": c, "shape": s}
+        for c in COLOURS
+        for s in SHAPES
+    ]
+    (home / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    rows = []
+    for openers, split in ((("I want", "give me", "please bring"), "train"), (("could I have",), "validation"), (("find me",), "test")):
+        for opener in openers:
+            for c in (*COLOURS, None):
+                for s in (*SHAPES, None):
+                    if c is None and s is None:
+                        continue
+                    wanted = [{"kind": k, "attribute": k, "op": "is", "value": v} for k, v in (("colour", c), ("shape", s)) if v]
+                    best = [item["id"] for item in items if all(item[w["attribute"]] == w["value"] for w in wanted)]
+                    text = f"{opener} a {s or 'toy'}, {'painted ' + c if c else 'any colour'}"
+                    rows.append({"id": f"r{len(rows)}", "instruction": text, "split": split, "best": best, "constraints": wanted})
+    (home / "instructions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return home
+
+
+@pytest.fixture()
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Call it to write the toys environment (with changes to env.yaml) into an empty current directory."""
+    monkeypatch.chdir(tmp_path)
+    yield lambda **about: write_toys(tmp_path, **about)
