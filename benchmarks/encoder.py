@@ -1,6 +1,6 @@
 """Our encoder against sentence_transformers on the same packaged model and texts: texts per CPU-second, one thread.
 
-Both are warmed up first, so importing and loading are left out; ours includes tokenising, hashing and writing its cache.
+Both are warmed up first, so importing and loading are left out; ours includes tokenising and writing its cache.
 Theirs runs at its defaults (fp32, sorted by length). Each batch size takes turns, so drift of the machine hits both.
 
     OMP_NUM_THREADS=1 python benchmarks/encoder.py --texts 2000 --json encoder.json

@@ -1,6 +1,6 @@
 """Rewards against the reference implementations called the usual way: CPU-seconds, one run, one thread.
 
-    python benchmarks/rewards.py [--json FILE] [--repeats N]
+python benchmarks/rewards.py [--json FILE] [--repeats N]
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ CASES = {
     "rougeL": (["rougeL"], "rougeL"),
     "rouge1+2+L": (["rouge1", "rouge2", "rougeL"], "mean"),
 }
+LENGTHS = ((8, 24), (16, 32), (32, 64))  # words a text: the dearer the reference (its LCS is quadratic), the longer
 TOLERANCE = 1e-9
 
 
-def texts(count: int, rng: random.Random) -> list[str]:
-    """Distinct sentences of 8 to 24 words, with case, numbers and punctuation, from 4,000 words of falling frequency."""
+def texts(count: int, words_each: tuple[int, int], rng: random.Random) -> list[str]:
+    """Distinct sentences with case, numbers and punctuation; 4,000 words of falling frequency, 2 to 9 letters."""
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(4000)]
     weights = [1 / (rank + 10) for rank in range(len(words))]
     made: dict[str, None] = {}
     while len(made) < count:
-        chosen = rng.choices(words, weights, k=rng.randint(8, 24))
+        chosen = rng.choices(words, weights, k=rng.randint(*words_each))
         made[f"{chosen[0].capitalize()} {' '.join(chosen[1:])}, ${rng.randint(5, 30)}."] = None
     return list(made)
 
@@ -52,10 +53,10 @@ def cpu_s(run: Callable[[], object], repeats: int) -> float:
     return min(spent)
 
 
-def measure(pairs: int, batch: int, repeats: int) -> list[dict[str, object]]:
+def measure(pairs: int, batch: int, words_each: tuple[int, int], repeats: int) -> list[dict[str, object]]:
     from rouge_score.rouge_scorer import RougeScorer
 
-    made = texts(2 * pairs, random.Random(7))
+    made = texts(2 * pairs, words_each, random.Random(7))
     responses, references = made[:pairs], made[pairs:]
     rows = []
     for name, (types, variant) in CASES.items():
@@ -82,7 +83,8 @@ def measure(pairs: int, batch: int, repeats: int) -> list[dict[str, object]]:
         if gap > TOLERANCE:
             raise SystemExit(f"{name}: our scores differ from rouge_score's by {gap}")
         rows.append(
-            {"metric": name, "pairs": pairs, "batch": batch, "reference_cpu_s": slow, "ours_cpu_s": fast}
+            {"metric": name, "words": f"{words_each[0]}-{words_each[1]}", "pairs": pairs, "batch": batch}
+            | {"reference_cpu_s": slow, "ours_cpu_s": fast}
             | {"reference_pairs_per_s": pairs / slow, "ours_pairs_per_s": pairs / fast, "ratio": slow / fast}
             | {"max_difference": gap}
         )
@@ -101,13 +103,21 @@ def measure_constraints(pairs: int, repeats: int) -> dict[str, object]:
         Item(str(k), f"item {k}", f"item {k} text", {"toppings": rng.sample(names, 4), "price": float(k)})
         for k in range(75)
     ]
-    kinds = [{"kind": "topping", "attribute": "toppings", "op": op, "value": t} for op in ("has", "lacks") for t in names]
+    kinds = [
+        {"kind": "topping", "attribute": "toppings", "op": op, "value": t} for op in ("has", "lacks") for t in names
+    ]
     kinds += [{"kind": "price", "attribute": "price", "op": "at_most", "value": k} for k in range(5, 60)]
     rows = [{"id": str(k), "constraints": rng.choices(kinds, k=rng.randint(1, 4))} for k in range(pairs)]
     responses = [rng.choice(items).text for _ in rows]
     reward = load_reward("constraints", env=SimpleNamespace(items=items, encoder=None))
     spent = cpu_s(lambda: reward.score([""] * pairs, responses, [[]] * pairs, rows), repeats)
-    return {"metric": "constraints", "pairs": pairs, "batch": pairs, "ours_cpu_s": spent, "ours_pairs_per_s": pairs / spent}
+    return {
+        "metric": "constraints",
+        "pairs": pairs,
+        "batch": pairs,
+        "ours_cpu_s": spent,
+        "ours_pairs_per_s": pairs / spent,
+    }
 
 
 def main() -> None:
@@ -116,19 +126,35 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    rows = measure(args.pairs, args.pairs, args.repeats) + measure(args.pairs, 64, args.repeats)
+    rows = [
+        row
+        for batch in (args.pairs, 64)
+        for words_each in LENGTHS
+        for row in measure(args.pairs, batch, words_each, args.repeats)
+    ]
     rows.append(measure_constraints(10 * args.pairs, args.repeats))
     versions = {name: version(name) for name in ("rouge-score", "rapidfuzz", "numpy")}
     versions["python"] = platform.python_version()
 
-    table = Table(title="Rewards, one thread, distinct texts", caption=", ".join(f"{k} {v}" for k, v in versions.items()))
-    for column in ("metric", "pairs", "batch", "reference pairs/CPU-s", "ours pairs/CPU-s", "ratio", "max difference"):
+    table = Table(
+        title="Rewards, one thread, distinct texts", caption=", ".join(f"{k} {v}" for k, v in versions.items())
+    )
+    for column in ("metric", "words", "pairs", "batch", "theirs/CPU-s", "ours/CPU-s", "ratio", "max diff"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for row in rows:
         ratio = f"{row['ratio']:.1f}x" if "ratio" in row else "-"
         reference = f"{row['reference_pairs_per_s']:,.0f}" if "ratio" in row else "-"
         gap = f"{row['max_difference']:.0e}" if "ratio" in row else "-"
-        cells = (row["metric"], row["pairs"], row["batch"], reference, f"{row['ours_pairs_per_s']:,.0f}", ratio, gap)
+        cells = (
+            row["metric"],
+            row.get("words", "-"),
+            row["pairs"],
+            row["batch"],
+            reference,
+            f"{row['ours_pairs_per_s']:,.0f}",
+            ratio,
+            gap,
+        )
         table.add_row(*map(str, cells))
     Console().print(table)
     if args.json:

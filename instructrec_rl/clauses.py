@@ -27,7 +27,14 @@ _MONEY = r"(?:under|below|less\s+than|at\s+(?:most|least)|not?\s+more\s+than|up\
 _BREAK = re.compile(
     r"\s+(?=(?:with|without|on\s+an?|in\s+an?|that's|that\s+(?:is|are|has|have|comes?|costs?)"
     r"|which\s+(?:is|are|has|have|comes?|costs?)|costing|priced|served|containing|featuring"
+    r"|avoid|(?:skip|hold)\s+(?:the|any)|leave\s+(?:out|off)|no\s+(?!more\b|less\b|longer\b|one\b|matter\b|to\b)\w+"
     rf")\b|(?:(?:for|at)\s+)?{_MONEY}\s+[$€£]?\d)",
+    re.I,
+)
+# "is without", "want no", "in no time", "can you skip": the break would tear a phrase.
+_NEVER_BEFORE_BREAK = re.compile(
+    r"(?:\b(?:\w+ly|no|and|but|or|for|at|with|in|on|of|by|under|to|is|are|was|be|been|being|go|has|have|had|having|want|wants"
+    r"|need|contains?|say|make|see|get|there|must|should|can|could|will|would|i|you|we|they)|'s|'re|'ll|'d|'ve)$",
     re.I,
 )
 _NEGATOR = re.compile(
@@ -45,6 +52,8 @@ _CARRIED = re.compile(
 )
 _NO_LIST = re.compile(r"(?:more|less|fewer|later|earlier|bigger|smaller|longer|matter|problem|idea|only|sure)\b", re.I)
 _OR = re.compile(r"(?:^|\s+)(?:or|nor)\s+(?!so\b|less\b|more\b|under\b|below\b|fewer\b|not\b|otherwise\b)", re.I)
+_TOO = re.compile(r"\s*(?:[\w-]+\s+){1,3}(?:too|either|likewise|as\s+well)(?=\s*(?:[.,;!?)]|$))", re.I)
+_TO_BE = re.compile(r"\b(?:be|is|are|was|were)\s+$", re.I)
 _NEITHER = re.compile(r"\bneither\s+(?P<first>.+?)\s*,?\s+(?P<rest>nor\s+.+)", re.I)
 _NOR_VERB = re.compile(
     r"nor\s+(?:do|does|did|am|is|are|was|can|could|should|shall|will|would|have|has|may|must)\b", re.I
@@ -75,7 +84,12 @@ def _pieces(text: str) -> list[tuple[str, str]]:
     text = re.sub(r",(\s+n?or\s)", r"\1", text) if re.search(r",\s+n?or\s", text) else text
     pieces, begin, mark = [], 0, ""
     for match in _PUNCTUATION.finditer(text):
-        if match.group() == "." and _abbreviated(text[begin : match.start()]):
+        before = text[begin : match.start()]
+        if match.group() == "." and _abbreviated(before):
+            continue
+        if match.group() == ":" and len(before.split()) <= 2:  # "size: small" is one requirement
+            continue
+        if match.lastgroup == "comma" and _TOO.match(text, match.end()):  # "keep the beef off, the ham too"
             continue
         pieces.append((mark, text[begin : match.start()].strip()))
         mark = match.lastgroup or "stop"
@@ -146,10 +160,12 @@ def _carried(piece: str) -> re.Match[str] | None:
 def _split_piece(piece: str) -> list[str]:
     neither = _NEITHER.search(piece)
     if neither:
-        head, first = piece[: neither.start()], neither["first"]
-        members = [m for m in re.split(r"\s*,\s*|\s+or\s+", first) if m] or [first]
-        rest = _split_piece(neither["rest"])
-        return [head + _negated(members[0]), *map(_negated, members[1:]), *rest]
+        head = piece[: neither.start()]
+        members = [m for m in re.split(r"\s*,\s*|\s+or\s+", neither["first"]) if m] or [neither["first"]]
+        if _TO_BE.search(head):  # "the crust is neither thin nor stuffed": what is said of it needs it
+            rest = re.split(r"\s*\bnor\s+", neither["rest"], flags=re.I)[1:]
+            return [part for one in (*members, *rest) for part in _split_piece(f"{head}not {one}")]
+        return [head + _negated(members[0]), *map(_negated, members[1:]), *_split_piece(neither["rest"])]
     return [clause for part in _at_joiners(piece) for clause in _at_breaks(part)]
 
 
@@ -171,7 +187,13 @@ def _at_joiners(piece: str) -> list[str]:
 def _bound(left: str, joiner: str, right: str) -> bool:
     """Whether a joiner holds its sides together rather than starting a new clause."""
     if joiner == "but":
-        return bool(re.search(r"\b(?:nothing|anything|everything|all|none|not\s+only\b.*|\w+one)$", left, re.I))
+        return bool(
+            re.search(
+                r"\b(?:nothing|anything|everything|(?:all|any|every|no)(?:\s+\w+)?|none|not\s+only\b.*|\w+one)$",
+                left,
+                re.I,
+            )
+        )
     if joiner in ("and", "&", "+"):
         numbers = re.search(r"\d$", left) and re.match(r"[$€£]?\d", right)
         if numbers or re.search(r"\b(?:between|from)\s+\S+$", left, re.I):
@@ -184,11 +206,7 @@ def _at_breaks(part: str) -> list[str]:
     parts, begin = [], 0
     for match in _BREAK.finditer(part):
         left = part[begin : match.start()].strip()
-        if (
-            not left
-            or _OPEN_NEGATOR.search(left)
-            or re.search(r"\b(?:no|and|but|or|for|at|is|are|be|go|it's)$", left, re.I)
-        ):
+        if not left or _OPEN_NEGATOR.search(left) or _NEVER_BEFORE_BREAK.search(left):
             continue
         parts.append(left)
         begin = match.end()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,13 @@ def option(default: Any, help: str, low: float | None = None, high: float = math
     """A field with its help, the closed range of its values and, for text, the values it may take."""
     metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices)}
     return field(default=default, metadata=metadata)
+
+
+DEVICE = {
+    "help": "where to learn",
+    "pattern": r"auto|cpu|mps|cuda(:\d+)?",
+    "expected": "auto, cpu, mps, cuda or cuda:N",
+}
 
 
 @dataclass
@@ -79,25 +87,58 @@ class DQNConfig:
     item_features: str = option("auto", "the action side of Q", choices=("auto", "attributes", "text", "ids"))
     eval_every: int = option(10_000, "interactions between evaluations on validation", low=1)
     checkpoint_every: int = option(10_000, "interactions between checkpoints", low=1)
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = field(default="auto", metadata=DEVICE)
     dtype: str = option("auto", "of the network's forward pass", choices=("auto", "fp32", "bf16"))
 
 
 @dataclass
 class BaselineConfig:
-    """Baselines: from chance and popularity to supervised learning."""
+    """Baselines that take no options of their own."""
 
     name: str = option("", "the algorithm (set by algo=NAME)")
-    interactions: int = option(100_000, "environment steps to train for, where it learns", low=1)
-    num_envs: int = option(256, "environments stepped at once", low=1)
-    batch_size: int = option(512, "rows in an update", low=1)
-    learning_rate: float = option(1e-3, "AdamW's", low=0)
-    epochs: int = option(30, "passes over the training split (supervised, ngrams)", low=1)
-    alpha: float = option(1.0, "width of the confidence bound (linucb)", low=0)
-    epsilon: float = option(0.1, "share of uniformly random actions (linear_q)", low=0, high=1)
+    interactions: int = option(100_000, "environment steps to train for, where it learns by trying", low=1)
+
+
+@dataclass
+class BanditConfig(BaselineConfig):
+    """Baselines that learn by trying: what their loops share."""
+
+    num_envs: int = option(256, "instructions answered at once", low=1)
     eval_every: int = option(10_000, "interactions between evaluations on validation", low=1)
     checkpoint_every: int = option(10_000, "interactions between checkpoints", low=1)
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
+
+
+@dataclass
+class LinUCBConfig(BanditConfig):
+    """LinUCB, one ridge regression an item."""
+
+    alpha: float = option(1.0, "width of the confidence bound", low=0)
+    ridge: float = option(1.0, "strength of the penalty on the weights", low=1e-6)
+    components: int = option(64, "principal components of the sentence vectors that are kept", low=1)
+
+
+@dataclass
+class LinearQConfig(BanditConfig):
+    """Q-learning with linear values."""
+
+    learning_rate: float = option(1e-2, "AdaGrad's, falling linearly to zero", low=0)
+    epsilon: float = option(0.1, "share of uniformly random actions", low=0, high=1)
+    gamma: float = option(0.95, "discount", low=0, high=1)
+    initial_value: float = option(0.3, "every item's value at the start", low=0, high=1)
+
+
+@dataclass
+class SupervisedConfig(BaselineConfig):
+    """Supervised learning with full information."""
+
+    epochs: int = option(30, "passes over the training split", low=1)
+    batch_size: int = option(256, "rows in an update", low=1)
+    learning_rate: float = option(1e-3, "AdamW's, one cycle", low=1e-9)
+    weight_decay: float = option(1e-2, "AdamW's", low=0)
+    dropout: float = option(0.2, "share of units dropped in training", low=0, high=0.95)
+    hidden: int = option(512, "units of a hidden layer", low=1)
+    item_features: str = option("auto", "the items' side", choices=("auto", "attributes", "text", "ids"))
+    device: str = field(default="auto", metadata=DEVICE)
 
 
 ALGORITHM_NOTES = {
@@ -107,12 +148,18 @@ ALGORITHM_NOTES = {
     "neighbour": "baseline: the nearest item in embedding space",
     "tfidf": "baseline: the nearest item by TF-IDF",
     "oracle": "upper bound: a best item, read from the data",
+    "centroid": "baseline: the nearest mean of the training instructions' embeddings",
     "linucb": "baseline: LinUCB on the sentence state",
     "linear_q": "baseline: linear Q-learning on the sentence state",
     "supervised": "baseline: supervised with full information, on the state",
     "ngrams": "baseline: supervised with full information, on word n-grams",
 }
-ALGORITHM_CONFIGS: dict[str, type] = {name: DQNConfig if name == "dqn" else BaselineConfig for name in ALGORITHM_NOTES}
+ALGORITHM_CONFIGS: dict[str, type] = dict.fromkeys(ALGORITHM_NOTES, BaselineConfig) | {
+    "dqn": DQNConfig,
+    "linucb": LinUCBConfig,
+    "linear_q": LinearQConfig,
+    "supervised": SupervisedConfig,
+}
 POLICIES = ("default",)
 ENCODERS = {"minilm": "the packaged all-MiniLM-L6-v2 (English)", "hf": "any BERT-like model: encoder.model=PATH_OR_ID"}
 
@@ -469,6 +516,8 @@ def _out_of_range(value: Any, metadata: Mapping[str, Any]) -> str:
     choices, low, high = metadata.get("choices", ()), metadata.get("low"), metadata.get("high", math.inf)
     if choices and value not in choices:
         return f"not one of its values.{nearest(str(value), (str(c) for c in choices if c != ''))}"
+    if "pattern" in metadata and not re.fullmatch(metadata["pattern"], str(value)):
+        return f"expected {metadata['expected']}"
     if isinstance(value, float) and not math.isfinite(value):
         return "expected a finite number"
     if low is not None and isinstance(value, int | float) and not low <= value <= high:

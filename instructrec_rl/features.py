@@ -14,24 +14,36 @@ if TYPE_CHECKING:
 MAX_THRESHOLDS = 32
 
 
-def item_features(items: Sequence[Item], kind: str, embed: Callable[[], np.ndarray]) -> np.ndarray:
-    """The action side of Q: (A, F) float32, the first column constant.
+PRIOR = 0.5  # Q at the start is this times the cosine: well inside the range of a reward in [0, 1]
+
+
+def item_features(items: Sequence[Item], kind: str, embed: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The action side of Q: features x (A, F) float32, the first column constant, and a zero-shot start P (F, D).
+
+    With P, the untrained Q(s, a) = x(a) . P e(s) is half the cosine between instruction and item text, less its mean,
+    where the features hold the text; it is zero elsewhere. Exploration then begins at what the words alone suggest.
 
     kind: `attributes` (categories as indicators, lists as several, numbers as "at most t" for each threshold t),
     `text` (the text's embedding beside an indicator of the item), `ids` (the indicator alone), or `auto`: attributes
-    where the catalog has any, else text. embed: gives the texts' embeddings (A, D); called for `text` only.
+    where the catalog has any, else text. embed: gives the texts' embeddings (A, D).
     """
     constant = np.ones((len(items), 1), dtype=np.float32)
     if kind in ("auto", "attributes"):
         columns = _attribute_columns(items)
         if columns:
-            return np.concatenate([constant, np.stack(columns, axis=1)], axis=1)
+            features = np.concatenate([constant, np.stack(columns, axis=1)], axis=1)
+            return features, np.zeros((features.shape[1], embed().shape[1]), dtype=np.float32)
     identity = np.eye(len(items), dtype=np.float32)
     if kind == "ids":
-        return np.concatenate([constant, identity], axis=1)
+        features = np.concatenate([constant, identity], axis=1)
+        return features, np.zeros((features.shape[1], embed().shape[1]), dtype=np.float32)
     vectors = embed()
     spread = vectors - vectors.mean(0)  # texts of one catalog share most of their direction
-    return np.concatenate([constant, spread / max(spread.std(), 1e-6), identity], axis=1)
+    scale = max(float(spread.std()), 1e-6)
+    features = np.concatenate([constant, spread / scale, identity], axis=1)
+    prior = np.zeros((features.shape[1], vectors.shape[1]), dtype=np.float32)
+    prior[1 : 1 + vectors.shape[1]] = PRIOR * scale * np.eye(vectors.shape[1])
+    return features, prior
 
 
 def _attribute_columns(items: Sequence[Item]) -> list[np.ndarray]:

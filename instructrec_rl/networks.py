@@ -14,10 +14,11 @@ from instructrec_rl.env.states import States
 
 
 class SetNetwork(nn.Module):
-    """f(set) = W sum_k phi(x_k) + b, with phi = Linear, GELU, Linear, GELU.
+    """f(set) = W sum_k phi(x_k) + b + S sum_k x_k, with phi = Linear, GELU, Linear, GELU.
 
-    Shapes: B sets, M members in all of them together, D the embedding, H hidden, F outputs. With a context (D + 1
-    numbers: the mean embedding of the answers so far and the last score), its own linear map joins the sum.
+    Shapes: B sets, M members in all of them together, D the embedding, H hidden, F outputs. The linear path S (F, D)
+    begins at `prior`, W at zero, so the untrained network is the prior. With a context (D + 1 numbers: the mean
+    embedding of the answers so far and the last score), its own linear map joins the sum of the phi.
     """
 
     def __init__(self, dim: int, hidden: int, outputs: int, dropout: float = 0.0, context: bool = False):
@@ -28,6 +29,15 @@ class SetNetwork(nn.Module):
         self.context = nn.Sequential(nn.Linear(dim + 1, hidden), nn.GELU()) if context else None
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, outputs)
+        self.linear = nn.Linear(dim, outputs, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def start_from(self, prior: Tensor) -> None:
+        """Make the untrained network the linear map `prior`, (F, D)."""
+        with torch.no_grad():
+            self.linear.weight.copy_(prior)
+            self.head.weight.zero_()
+            self.head.bias.zero_()
 
     def forward(self, members: Tensor, owners: Tensor, size: int, context: Tensor | None = None) -> Tensor:
         """members: (M, D); owners: (M,) which of the `size` sets each belongs to; context: (B, D + 1). Gives (B, F)."""
@@ -35,7 +45,8 @@ class SetNetwork(nn.Module):
         pooled = torch.zeros(size, each.shape[1], device=each.device, dtype=each.dtype).index_add(0, owners, each)
         if self.context is not None and context is not None:
             pooled = pooled + self.context(context)
-        return self.head(self.dropout(pooled))
+        summed = torch.zeros(size, members.shape[1], device=each.device).index_add(0, owners, members.float())
+        return self.head(self.dropout(pooled)) + self.linear(summed)
 
 
 class StateReader:
@@ -54,7 +65,7 @@ class StateReader:
         owners = np.repeat(np.arange(len(rows)), lengths)
         within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         positions = self.flat[self.starts[rows][owners] + within]
-        members = self.vectors[torch.from_numpy(positions).to(self.device)]
+        members = self.vectors[torch.from_numpy(positions).to(self.device)].float()
         return members, torch.from_numpy(owners).to(self.device), len(rows)
 
 

@@ -128,8 +128,6 @@ def page(run: Run) -> str:
 def _header(run: Run) -> str:
     result, manifest = run.result, run.manifest
     facts = {
-        "environment": result["env"],
-        "algorithm": result["algo"],
         "reward": result["reward"],
         "seed": result["seed"],
         "date": str(manifest.get("started", "not recorded"))[:16].replace("T", " "),
@@ -138,10 +136,10 @@ def _header(run: Run) -> str:
         "CPU time": f"{result['cpu_s']:,.0f} s" if "cpu_s" in result else None,
     }
     listed = "".join(f"<div><dt>{k}</dt><dd>{text(v)}</dd></div>" for k, v in facts.items() if v not in (None, ""))
-    heading = f"{result['env']}, {result['algo']}, {result['reward']}"
+    heading, said = f"{result['algo']} on {result['env']}", text(summary(result)).replace(" %", "&nbsp;%")
     return (
         f'<header>\n<p class="eyebrow">Report of a run</p>\n<h1>{text(heading)}</h1>\n<dl class="facts">{listed}</dl>\n'
-        f'<p class="lead">{text(summary(result))}</p>\n</header>'
+        f'<p class="lead">{said}</p>\n</header>'
     )
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # Each ink is drawn in a colour that nothing else has and then written as the CSS variable of the same name.
 INKS = {
-    name: f"#0a0b{16 + i:02x}" for i, name in enumerate(("ink", "dim", "line", "quiet", "accent", "c2", "c3", "c4"))
+    name: f"#0a0b{16 + i:02x}"
+    for i, name in enumerate(("ink", "dim", "line", "quiet", "accent", "c2", "c3", "c4", "page"))
 }
 LINES = [("accent", "-"), ("c2", "--"), ("c3", "-."), ("c4", ":"), ("dim", (0, (5, 1, 1, 1, 1, 1)))]
 MAX_POINTS = 600  # a line has no more pixels to show
@@ -40,7 +41,7 @@ def bars_svg(names: Sequence[str], values: Sequence[float | None], label: str, p
     low, high = min(0.0, *shown), max(1.0, *shown)
     units = [_cut(name) for name in names]
     left = 0.16 + 0.066 * max(_units(name) for name in units)
-    width, height = 3.5, 0.34 + 0.235 * len(names)
+    width, height = 3.0, 0.34 + 0.225 * len(names)
     drawing = Figure(figsize=(width, height))
     axes = drawing.add_axes((left / width, 0.28 / height, (width - left - 0.5) / width, (height - 0.32) / height))
     colours = [INKS["accent"], *[INKS["quiet"]] * (len(names) - 1)]
@@ -49,7 +50,8 @@ def bars_svg(names: Sequence[str], values: Sequence[float | None], label: str, p
         weight, ink = ("bold", INKS["accent"]) if row == 0 else ("normal", INKS["ink"])
         words = "–" if given is None else f"{value:.3f}" if raw else share(value)
         axes.annotate(words, (max(value, 0.0), row), (4, 0), textcoords="offset points", va="center", fontsize=8,
-                      color=ink, weight=weight, parse_math=False)  # fmt: skip
+                      color=ink, weight=weight, parse_math=False,
+                      bbox={"facecolor": INKS["page"], "linewidth": 0, "pad": 0.8})  # fmt: skip
         axes.text(-0.08 / (width - left - 0.5), row, name, transform=axes.get_yaxis_transform(), ha="right",
                   va="center", fontsize=8, color=ink, weight=weight, parse_math=False)  # fmt: skip
     axes.set_xlim(low, high)
@@ -81,7 +83,8 @@ def curves_svg(lines: Sequence[dict[str, Any]], keys: Sequence[str], best_step: 
         line.set_label(key.removeprefix("validation/"))
     if best_step is not None:
         axes.axvline(best_step, color=INKS["dim"], linewidth=0.8, linestyle=(0, (2, 2)), label="kept policy")
-    axes.margins(x=0.02, y=0.08)
+    axes.margins(y=0.08)
+    axes.set_xlim(0, max(1, *(line["step"] for line in lines)) * 1.02)
     axes.set_xlabel("interactions", fontsize=8, color=INKS["dim"])
     axes.xaxis.set_major_formatter(_thousands)
     axes.grid(axis="y", color=INKS["line"], linewidth=0.7)

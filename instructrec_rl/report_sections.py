@@ -35,9 +35,11 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind
     body = "\n".join(
         f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
     )
+    name, colon, rest = caption.partition(": ")
+    shown = f"<b>{text(name)}</b> {text(rest)}" if colon else text(caption)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table class="{kind}">'
-        f"<caption>{text(caption)}</caption>\n<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        f"<caption><span>{shown}</span></caption>\n<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
@@ -52,19 +54,23 @@ def compared(result: Result) -> str:
     metrics = [name for name in next(iter(result["splits"].values()))["metrics"] if name != "valid"] or ["valid"]
     tables = [
         table(
-            f"{metric}: normalised, and the raw mean below it",
+            f"{metric}: per cent of the way from random to oracle, and the raw mean",
             ["split", *who],
             [[text(s), *(cell(values_of(found, s, metric)) for found in who.values())] for s in result["splits"]],
+            _width(who),
         )
         for metric in metrics
     ]
-    headed = [tables[0], *(f"<h3>{text(name)}</h3>\n{body}" for name, body in zip(metrics[1:], tables[1:]))]
     note = (
         "Per cent of the way from random (0 %) to oracle (100 %): (x - random) / (oracle - random). Metrics are "
         "computed apart from the training reward. The splits are held out of training; validation, where listed, "
         "chose which policy to keep."
     )
-    return section("The policy beside every baseline", note, *headed, _reward_table(result))
+    return section("The policy beside every baseline", note, *tables, _reward_table(result))
+
+
+def _width(who: Mapping[str, Any]) -> str:
+    return "compare many" if len(who) > 7 else "compare"  # many: the raw mean goes below, to keep columns narrow
 
 
 def _reward_table(result: Result) -> str:
@@ -77,8 +83,8 @@ def _reward_table(result: Result) -> str:
         row += [figure(split.get("reward_parts", {}).get(part)) for part in parts]
         rows.append(row + ([share(split["metrics"].get("valid"))] if valid else []))
     head = ["split", "instructions", f"reward ({result['reward']})", *parts, *(["valid answers"] if valid else [])]
-    heading = "<h3>Training reward, and its parts</h3>" if parts else "<h3>Training reward</h3>"
-    return heading + table("Means over each split, for the policy", head, rows, "plain")
+    name = "Training reward and its parts" if parts else "Training reward"
+    return table(f"{name}: means over each split, for the policy", head, rows, "plain")
 
 
 def bars(result: Result) -> str:
@@ -103,7 +109,7 @@ def curves(lines: Sequence[dict[str, Any]], best_step: int | None) -> str:
     figures = []
     for number, (title, shown) in enumerate({"Training reward": ["reward"], "Validation": validated}.items()):
         if shown and all(key in keys for key in shown):
-            ends = ", ".join(f"{k} {figure(_last(lines, k))}" for k in shown)
+            ends = ", ".join(f"{k.removeprefix('validation/')} {figure(_last(lines, k))}" for k in shown)
             label = f"{title} against interactions; last values: {ends}"
             svg = curves_svg(lines, shown, best_step, label, f"curve{number}")
             figures.append(f"<figure><figcaption><b>{title}</b> last: {text(ends)}</figcaption>{svg}</figure>")
@@ -131,7 +137,9 @@ def wordings(result: Result) -> str:
     if not rows:
         return ""
     note = "Crossing instructions join or share clauses, as in “neither mushrooms nor olives”; simple ones do not."
-    body = table(f"{metric} by wording: normalised, and the raw mean below it", ["split, wording", *who], rows)
+    body = table(
+        f"{metric} by wording: per cent of the way, and the raw mean", ["split, wording", *who], rows, _width(who)
+    )
     return section("By wording", note if "crossing" in names else "", body)
 
 
@@ -154,7 +162,7 @@ def kinds(result: Result, records: Sequence[dict[str, Any]]) -> str:
         [text(kind), f"<span>{share(mean)}</span>", *(_kind_cell(by_kind.get(kind)) for by_kind in found.values())]
         for kind, mean in sorted(means.items(), key=lambda pair: (pair[1], pair[0]))
     ]
-    body = table("Satisfied, by kind of constraint, the kind that fails most first", ["kind", "all", *found], rows)
+    body = table("Satisfied: by kind of constraint, the kind that fails most first", ["kind", "all", *found], rows)
     return section("Where it fails", note, body)
 
 
@@ -209,7 +217,7 @@ def _sample(record: dict[str, Any]) -> str:
     fields = {
         "Answer": f'<dd class="answer" dir="auto">{text(response)}{right}</dd>',
         "Right answers": _right_answers(([best] if best else []) + others),
-        "Baseline": _said(record.get("baseline_response")),
+        "Baseline": f"<dd>{_lines([baseline])}</dd>" if (baseline := record.get("baseline_response")) else "",
         "Constraints": _constraints(record.get("constraints") or ()),
         "Reward parts": _values(record.get("reward_parts") or {}),
         "Metrics": _values(record.get("metrics") or {}),
@@ -220,10 +228,6 @@ def _sample(record: dict[str, Any]) -> str:
         f'<article>\n<header>{"".join(about)}{reward}</header>\n<h3 dir="auto">{text(record["instruction"])}</h3>\n'
         f"<dl>{listed}</dl>\n</article>\n"
     )
-
-
-def _said(response: str | None) -> str:
-    return f'<dd dir="auto">{text(response)}</dd>' if response else ""
 
 
 def _right_answers(answers: Sequence[str]) -> str:

@@ -170,9 +170,11 @@ def _load(name: str, env: Any, options: Mapping[str, Any], outer: tuple[str, ...
     )
     resolved = {} if config is None else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     reward = Reward(name, resolved, path, None)
-    make = _Function if has_function else module.Reward
-    source = module.score if has_function else context
-    reward.scorer = reward._call(lambda _: make(config, source), None)
+    reward.scorer = (
+        _Function(config, module.score)
+        if has_function
+        else reward._call(lambda _: module.Reward(config, context), None)
+    )
     if not callable(getattr(reward.scorer, "score", None)):
         raise InputError("class Reward has no method score(batch)", path)
     return reward

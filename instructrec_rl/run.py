@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -153,7 +154,11 @@ def _forced(text: str) -> str:
 
 def _check_jobs(forced: list[str]) -> None:
     """Compose every run of the sweep, which runs nothing. Raises InputError for the first that is wrong."""
-    outs = [job.return_value.out for batch in _multirun(_compose_job, forced) for job in batch]
+    outcomes = [job.return_value for batch in _multirun(_compose_job, forced) for job in batch]
+    for outcome in outcomes:
+        if isinstance(outcome, InputError):
+            raise outcome
+    outs = [outcome.out for outcome in outcomes]
     shared = {out for out in outs if out is not None and outs.count(out) > 1}
     if shared:
         raise InputError(
@@ -180,13 +185,18 @@ def _multirun(task: Callable[[Any], Any], overrides: list[str]) -> Any:
 
 def _job_overrides() -> tuple[int, list[str]]:
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     job = HydraConfig.get()
-    return job.job.num + 1, [text.lstrip("+") for text in job.overrides.task]
+    task = OmegaConf.to_container(job.overrides.task, resolve=False)  # ${...} is of the run, not of Hydra's own config
+    return job.job.num + 1, [str(text).lstrip("+") for text in typing.cast(list[str], task)]
 
 
-def _compose_job(_: Any) -> RunConfig:
-    return compose(_job_overrides()[1])
+def _compose_job(_: Any) -> RunConfig | InputError:
+    try:
+        return compose(_job_overrides()[1])
+    except InputError as error:
+        return error  # raised by `_check_jobs`: Hydra would add lines of its own to an exception from here
 
 
 def _job(_: Any) -> tuple[int, str]:

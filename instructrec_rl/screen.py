@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+Update = Callable[[int, int, str], None]
+
 PLAIN_EVERY_S = 10.0
 WIDE_SPLITS = 7  # more columns than this, and the raw values would not fit into 100 characters
 
@@ -61,11 +63,13 @@ def result_table(result: dict[str, Any]) -> Table:
 
     Each cell has the normalised value and, dimmed, the raw mean; the policy's row comes first and is bold.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     metric, splits = main_metric(result), list(result["splits"])
-    table = Table(title=title_of(result), title_justify="left", title_style="", header_style="dim", pad_edge=False)
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 0, 0, 1), "pad_edge": False, "header_style": "dim"}
+    table = Table(title=title_of(result), title_justify="left", title_style="", **look)
     table.add_column(Text(str(result["env"])), overflow="fold")
     for split in splits:
         table.add_column(Text(split), justify="right", overflow="fold")
@@ -74,7 +78,9 @@ def result_table(result: dict[str, Any]) -> Table:
         for split in splits:
             normalized, raw = values_of(found, split, metric)
             cell = Text(share(normalized))
-            cells.append(cell if len(splits) > WIDE_SPLITS else cell.append(f" {figure(raw)}", style="dim not bold"))
+            if len(splits) <= WIDE_SPLITS and raw is not None:
+                cell.append(f" {raw:.2f}", style="dim not bold")
+            cells.append(cell)
         table.add_row(Text(name), *cells, style="bold" if position == 0 else "")
     return table
 
@@ -111,15 +117,17 @@ def _console(stderr: bool) -> Console:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int, console: Console | None = None) -> Iterator[Callable[[int, str], None]]:
-    """Yields `update(step, words)`: the steps done so far (0 to total) and a few words, such as the last reward.
+def progress(description: str, total: int, console: Console | None = None) -> Iterator[Update]:
+    """Yields `update(step, total, words)`, as a `Recorder` calls it: steps done of how many, and a few words.
+
+    `total` is what is shown before the first update; an algorithm may count in its own steps (examples, say).
 
     On a terminal's stderr a bar with rate, elapsed and left time; elsewhere a plain line at every tenth of the way
     and at least every ten seconds. The rate counts from the first update on, so that a resumed run shows its own.
     """
     console = console or _console(stderr=True)
     if not console.is_terminal:
-        yield _PlainProgress(description, total, console)
+        yield _PlainProgress(description, console)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -127,10 +135,10 @@ def progress(description: str, total: int, console: Console | None = None) -> It
     first = TextColumn("{task.description}", markup=False)
     pace = TextColumn("{task.fields[pace]}", markup=False)
     with Progress(first, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), pace, words, console=console) as bar:
-        task, rate = bar.add_task(description, total=total, words="", pace=""), _Rate(total)
+        task, rate = bar.add_task(description, total=total, words="", pace=""), _Rate()
 
-        def update(step: int, words: str = "") -> None:
-            bar.update(task, completed=step, words=words, pace=", ".join(rate.words(step)))
+        def update(step: int, total: int, words: str = "") -> None:
+            bar.update(task, completed=step, total=total, words=words, pace=", ".join(rate.words(step, total)))
 
         yield update
 
@@ -139,18 +147,17 @@ def progress(description: str, total: int, console: Console | None = None) -> It
 class _Rate:
     """Steps a second since the first update, and the time left at that rate."""
 
-    total: int
     clock: Callable[[], float] = time.monotonic
     first: tuple[int, float] | None = None
 
-    def words(self, step: int) -> list[str]:
+    def words(self, step: int, total: int) -> list[str]:
         if self.first is None:
             self.first = (step, self.clock())
         steps, seconds = step - self.first[0], self.clock() - self.first[1]
         if steps <= 0 or seconds <= 0:
             return []
         rate = steps / seconds
-        left = max(0, self.total - step) / rate
+        left = max(0, total - step) / rate
         return [f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.2g} steps/s", f"{_duration(left)} left"]
 
 
@@ -159,7 +166,6 @@ class _PlainProgress:
     """Lines for a log file: one at every tenth of the way, and one whenever the last is ten seconds old."""
 
     description: str
-    total: int
     console: Console
     clock: Callable[[], float] = time.monotonic
     rate: _Rate = field(init=False)
@@ -168,16 +174,16 @@ class _PlainProgress:
     tenth: int = -1
 
     def __post_init__(self) -> None:
-        self.rate = _Rate(self.total, self.clock)
+        self.rate = _Rate(self.clock)
         self.started = self.last_s = self.clock()
 
-    def __call__(self, step: int, words: str = "") -> None:
-        now, tenth = self.clock(), 10 * step // max(1, self.total)
-        pace = self.rate.words(step)
+    def __call__(self, step: int, total: int, words: str = "") -> None:
+        now, tenth = self.clock(), 10 * step // max(1, total)
+        pace = self.rate.words(step, total)
         if tenth <= self.tenth and now - self.last_s < PLAIN_EVERY_S:
             return
         self.tenth, self.last_s = max(tenth, self.tenth), now
-        done = f"{step:,} of {self.total:,} ({100 * step // max(1, self.total)} %)"
+        done = f"{step:,} of {total:,} ({100 * step // max(1, total)} %)"
         parts = [done, *pace[:1], f"{_duration(now - self.started)} elapsed", *pace[1:], *([words] if words else [])]
         print(f"{self.description}: {', '.join(parts)}", file=self.console.file, flush=True)
 

@@ -22,7 +22,7 @@ def build_config(
     key (as `reward.key`) for an unknown or missing option, a wrong type, a value outside the choices or the range
     that the field's metadata names, and whatever ValueError the dataclass raises itself.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init} if cls is not None else {}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init} if cls is not None else {}
     try:
         hints = typing.get_type_hints(cls) if cls is not None else {}
     except NameError as error:
@@ -47,7 +47,7 @@ def build_config(
 
 
 def _typed(value: Any, hint: Any, key: str, path: Path | None) -> Any:
-    """`value` as the hinted type, with whole numbers taken as floats, lists as tuples and texts as paths where asked."""
+    """`value` as the hinted type, with integers taken as floats, lists as tuples and texts as paths where asked."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     wrong = InputError(f"{key}: expected {_in_words(hint)}, got {value!r}", path)
     if hint is Any:

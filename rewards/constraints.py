@@ -71,7 +71,7 @@ class Reward:
 
     def _forget(self) -> None:
         self._known: dict[Any, int] = {}
-        self._table = np.zeros((0, len(self.items)), dtype=bool)
+        self._table: np.ndarray = np.zeros((0, len(self.items)), dtype=bool)
 
 
 def _key(constraint: Any) -> Any:

@@ -6,7 +6,9 @@ computes it with `RougeScorer([...], use_stemmer=False)`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from rapidfuzz import process
@@ -19,10 +21,11 @@ from instructrec_rl.rewards import RewardContext
 
 VARIANTS = {"rouge1": ("rouge1",), "rouge2": ("rouge2",), "rougeL": ("rougeL",), "mean": ("rouge1", "rouge2", "rougeL")}
 KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
-TOKEN_BYTES = bytes(byte if byte in KEPT else 0 for byte in range(256))
+TOKEN_BYTES = bytes(byte if byte in KEPT else 0 for byte in bytes(range(256)).lower())
 FIRST_BYTES = np.array([(1 << 8 * size) - 1 for size in range(9)], dtype=np.uint64)  # masks a word of 8 bytes
 
-CHUNK_CHARS = 1 << 18  # text scored at a time: its arrays stay in the processor's cache
+CHUNK_CHARS = 1 << 20  # text scored at a time: at most 2**19 tokens, so few enough characters to name them all
+SLICE_CHARS, SLICE_TOKENS = 1 << 16, 1 << 14  # worked on at a time within a chunk: arrays stay in the cache
 MAX_VOCABULARY = 1 << 17  # distinct tokens remembered between chunks
 MAX_TEXTS, MAX_CHARS = 100_000, 1 << 23  # texts remembered between chunks
 TWO_WORDS, LONG = 2 << 62, 3 << 62  # ASCII leaves the top bit of a code of 8 bytes free
@@ -53,28 +56,32 @@ class Reward:
         return np.mean([pairs.best(values[variant]) for variant in self.variants], axis=0)
 
     def _pair_values(self, pairs: Pairs) -> dict[str, np.ndarray]:
-        """F1 (P,) of each variant over the distinct pairs, in chunks of bounded memory."""
-        chars = np.fromiter(map(len, pairs.texts), np.int64, len(pairs.texts)) + 1
-        chunk = (chars[pairs.response] + chars[pairs.reference]).cumsum() // CHUNK_CHARS
-        bounds = [0, *(np.flatnonzero(np.diff(chunk)) + 1).tolist(), len(chunk)]
-        values = {variant: np.empty(len(chunk)) for variant in self.variants}
-        for start, end in zip(bounds[:-1], bounds[1:]):
-            used, places = np.unique(
-                np.concatenate([pairs.response[start:end], pairs.reference[start:end]]), return_inverse=True
-            )
-            strings = self.texts.encode([pairs.texts[text] for text in used.tolist()])
-            both = [strings[place] for place in places.tolist()]
-            responses, references = both[: end - start], both[end - start :]
-            sizes = np.fromiter(map(len, strings), np.int64, len(strings))[places]
-            lengths = [sizes[: end - start], sizes[end - start :]]
+        """F1 (P,) of each variant over the distinct pairs, in chunks of bounded memory and vocabulary."""
+        sizes = np.fromiter(map(len, pairs.texts), np.int64, len(pairs.texts))
+        values = {variant: np.empty(len(pairs.response)) for variant in self.variants}
+        strings, lengths = [""] * len(sizes), np.empty(len(sizes), np.int64)
+        for start, end in cut(sizes[pairs.response] + sizes[pairs.reference], CHUNK_CHARS):
+            left, right = pairs.response[start:end], pairs.reference[start:end]
+            here = np.zeros(len(sizes), dtype=bool)
+            here[left] = here[right] = True
+            used = np.flatnonzero(here)
+            encoded = self.texts.encode([pairs.texts[text] for text in used.tolist()])
+            lengths[used] = np.fromiter(map(len, encoded), np.int64, len(encoded))
+            for text, string in zip(used.tolist(), encoded):
+                strings[text] = string
+            responses, references = ([strings[text] for text in side.tolist()] for side in (left, right))
             for variant in self.variants:
-                n = 2 if variant == "rouge2" else 1
-                if variant == "rougeL":
-                    shared = process.cpdist(responses, references, scorer=LCSseq.similarity, workers=1)
-                else:
-                    shared = ngram_overlap(responses, references, lengths, n)
-                values[variant][start:end] = f1(shared, *(length - n + 1 for length in lengths))
+                shared = SHARED[variant](responses, references, lengths[left], lengths[right])
+                fewer = variant == "rouge2"  # a text has one bigram less than it has tokens
+                values[variant][start:end] = f1(shared, lengths[left] - fewer, lengths[right] - fewer)
         return values
+
+
+def cut(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Ranges (start, end) of neighbours whose sizes (N,) sum to about `limit`, or of a single larger one."""
+    chunk = (sizes + 1).cumsum() // limit
+    bounds = [0, *(np.flatnonzero(np.diff(chunk)) + 1).tolist(), len(sizes)]
+    return pairwise(bounds)
 
 
 def f1(shared: np.ndarray, response_size: np.ndarray, reference_size: np.ndarray) -> np.ndarray:
@@ -85,28 +92,56 @@ def f1(shared: np.ndarray, response_size: np.ndarray, reference_size: np.ndarray
     return 2 * precision * recall / np.where(total > 0, total, 1.0)
 
 
-def ngram_overlap(responses: list[str], references: list[str], lengths: list[np.ndarray], n: int) -> np.ndarray:
-    """The size (P,) of the n-gram multisets' intersection, n = 1 or 2, for P pairs of `TokenTexts` strings.
+Strings = Sequence[str]
 
-    An n-gram of pair p is the integer (p * V + token) * V + next token. Sorted with a last bit that says whose it is,
-    equal n-grams of the two sides are neighbouring runs, and the shorter run is what they share. With P <= 2**19 and
-    V < 2**21 the integer stays below 2**62.
+
+def common_subsequence(
+    responses: Strings, references: Strings, num_left: np.ndarray, num_right: np.ndarray
+) -> np.ndarray:
+    """The length (P,) of the longest common subsequence of tokens."""
+    return process.cpdist(responses, references, scorer=LCSseq.similarity, workers=1)
+
+
+def common_tokens(responses: Strings, references: Strings, num_left: np.ndarray, num_right: np.ndarray) -> np.ndarray:
+    """The size (P,) of the multisets of tokens' intersection."""
+    return _overlap(responses, references, num_left, num_right, 1)
+
+
+def common_bigrams(responses: Strings, references: Strings, num_left: np.ndarray, num_right: np.ndarray) -> np.ndarray:
+    """The size (P,) of the multisets of bigrams' intersection."""
+    return _overlap(responses, references, num_left, num_right, 2)
+
+
+SHARED = {"rouge1": common_tokens, "rouge2": common_bigrams, "rougeL": common_subsequence}
+
+
+def _overlap(
+    responses: Strings, references: Strings, num_left: np.ndarray, num_right: np.ndarray, n: int
+) -> np.ndarray:
+    """The size (P,) of the n-gram multisets' intersection, n = 1 or 2, for pairs of strings with num_* (P,) tokens.
+
+    An n-gram of a slice's pair p is the integer (p * V + token) * V + next token. Sorted with a last bit that says
+    whose it is, equal n-grams of the two sides are neighbouring runs, and the shorter run is what they share. With
+    p < 2**20 and V < 2**21 the integer stays below 2**63.
     """
-    keys = []
-    for side, (strings, length) in enumerate(zip((responses, references), lengths)):
-        tokens = np.frombuffer("".join(strings).encode("utf-32-le"), "<u4").astype(np.int64)
-        owner = np.arange(len(strings)).repeat(length)
-        grams = owner * VOCABULARY + tokens
-        if n == 2:
-            grams = (grams[:-1] * VOCABULARY + tokens[1:])[owner[1:] == owner[:-1]]
-        keys.append(grams * 2 + side)
-    grams = np.concatenate(keys)
-    grams.sort()
-    starts = np.flatnonzero(np.diff(grams, prepend=-1))
-    runs, counts = grams[starts] // 2, np.diff(starts, append=len(grams))
-    met = runs[1:] == runs[:-1]
-    shared = np.minimum(counts[1:], counts[:-1])[met]
-    return np.bincount(runs[1:][met] // VOCABULARY**n, weights=shared, minlength=len(responses))
+    shared = np.empty(len(responses))
+    for start, end in cut(num_left + num_right, SLICE_TOKENS):
+        keys = []
+        for side, (strings, num) in enumerate(((responses, num_left), (references, num_right))):
+            tokens = np.frombuffer("".join(strings[start:end]).encode("utf-32-le"), "<u4").astype(np.int64)
+            owner = np.arange(end - start).repeat(num[start:end])
+            grams = owner * VOCABULARY + tokens
+            if n == 2:
+                grams = (grams[:-1] * VOCABULARY + tokens[1:])[owner[1:] == owner[:-1]]
+            keys.append(grams * 2 + side)
+        grams = np.concatenate(keys)
+        grams.sort()
+        runs = np.flatnonzero(np.diff(grams, prepend=-1))
+        gram, counts = grams[runs] // 2, np.diff(runs, append=len(grams))
+        met = gram[1:] == gram[:-1]
+        both = np.minimum(counts[1:], counts[:-1])[met]
+        shared[start:end] = np.bincount(gram[1:][met] // VOCABULARY**n, weights=both, minlength=end - start)
+    return shared
 
 
 class TokenTexts:
@@ -133,15 +168,19 @@ class TokenTexts:
             self._num_slots = int(np.count_nonzero(self._slots))  # it was counted with repeats
         if self._num_slots > MAX_VOCABULARY or len(self._known) > MAX_TEXTS or self._chars > MAX_CHARS:
             self._start()
-        fresh = [text for text in texts if text not in self._known]
-        if fresh:
-            self._known.update(zip(fresh, self._tokenise(fresh)))
-        return list(map(self._known.__getitem__, texts))
+        known = self._known
+        fresh = [text for text in texts if text not in known]
+        for start, end in cut(np.fromiter(map(len, fresh), np.int64, len(fresh)), SLICE_CHARS) if fresh else ():
+            known.update(zip(fresh[start:end], self._tokenise(fresh[start:end])))
+        return list(map(known.__getitem__, texts))
 
     def _tokenise(self, texts: list[str]) -> list[str]:
         """All texts as one array of bytes; a token is an integer of its first 8 bytes, or of its place in a dict."""
-        lowered = list(map(str.lower, texts))
-        data = b"\0" + "\n".join(lowered).encode("ascii", "replace").translate(TOKEN_BYTES) + b"\0" * 8
+        joined = "\n".join(texts)
+        if not joined.isascii():  # some letters become ASCII, or change length; the byte table lowers ASCII itself
+            texts = list(map(str.lower, texts))
+            joined = "\n".join(texts)
+        data = b"\0" + joined.encode("ascii", "replace").translate(TOKEN_BYTES) + b"\0" * 8
         self._chars += len(data)
         inside = np.frombuffer(data, np.uint8) != 0
         edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
@@ -158,9 +197,9 @@ class TokenTexts:
         ids = self._intern(codes)
         ids += (ids >= FIRST_SURROGATE) * SURROGATES  # half of a surrogate pair is not a character
         tokens = ids.astype("<u4").tobytes().decode("utf-32-le")
-        bounds = np.cumsum([1, *(len(text) + 1 for text in lowered)])
+        bounds = np.cumsum([1, *map(len, texts)]) + np.arange(len(texts) + 1)
         cuts = np.searchsorted(starts, bounds).tolist()
-        return [tokens[start:end] for start, end in zip(cuts, cuts[1:])]
+        return [tokens[start:end] for start, end in pairwise(cuts)]
 
     def _intern(self, codes: np.ndarray) -> np.ndarray:
         """A small number (N,) for each distinct code (N,) above 0, the same in later calls.
@@ -168,20 +207,21 @@ class TokenTexts:
         A hash table of arrays: a code's number is the slot it holds, at the first level where it got one. What finds
         no slot at any level goes to a dict.
         """
-        ids = np.empty(len(codes), dtype=np.int64)
-        todo = np.arange(len(codes))
+        ids, todo, wanted = np.empty(len(codes), dtype=np.int64), np.arange(len(codes)), codes
         for level, multiplier in enumerate(MULTIPLIERS):
-            slots, wanted = self._slots[level], codes[todo]
-            slot = (wanted * np.uint64(multiplier) >> np.uint64(64 - SLOT_BITS)).astype(np.int64)
-            vacant = slots[slot] == 0
-            if vacant.any():
-                slots[slot[vacant]] = wanted[vacant]  # of codes that meet here one stays; the others see it below
-                self._num_slots += int(np.count_nonzero(vacant))
-            held = slots[slot] == wanted
-            ids[todo[held]] = slot[held] + (level << SLOT_BITS)
-            todo = todo[~held]
-            if not len(todo):
+            slots = self._slots[level]
+            slot = (wanted * np.uint64(multiplier) >> np.uint64(64 - SLOT_BITS)).view(np.int64)
+            found = slots[slot]
+            ids[todo] = slot + (level << SLOT_BITS)  # right where found is wanted; a later level overwrites the others
+            missed = np.flatnonzero(found != wanted)
+            vacant = missed[found[missed] == 0]
+            if len(vacant):
+                slots[slot[vacant]] = wanted[vacant]  # of codes that meet here one stays, the others go on
+                self._num_slots += len(vacant)
+                missed = missed[slots[slot[missed]] != wanted[missed]]
+            if not len(missed):
                 return ids
+            todo, wanted = todo[missed], wanted[missed]
         for place in todo.tolist():
             ids[place] = self._stragglers.setdefault(int(codes[place]), len(self._stragglers)) + (LEVELS << SLOT_BITS)
         if len(self._stragglers) > VOCABULARY - SURROGATES - (LEVELS << SLOT_BITS):

@@ -34,7 +34,9 @@ class Reward:
     def __init__(self, config: Config, context: RewardContext):
         total = sum(config.parts.values())
         if not total > 0:
-            raise InputError("needs parts with a weight above 0, such as reward.parts.constraints=1 or parts: {rouge: 1}")
+            raise InputError(
+                "needs parts with a weight above 0, such as reward.parts.constraints=1 or parts: {rouge: 1}"
+            )
         self.weights = {name: weight / total for name, weight in config.parts.items()}
         self.rewards = {name: context.load(name, **config.options.get(name, {})) for name in config.parts}
 

@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Stands in for the experiment: the list of configurations it was given. seed=7 is wrong input, seed=8 our fault."""
+    """Stands in for the experiment: the list of configurations it was given. 7 is wrong input, 8 our fault."""
     given = []
 
     def fake_run(config):
@@ -92,7 +92,7 @@ def test_quick_commands_import_nothing_heavy(tmp_path, command):
 
 
 def test_a_closed_pipe_is_no_fault(tmp_path):
-    code = "from instructrec_rl import cli; import sys; sys.exit(cli.run_command(lambda _: [print('x' * 99) for _ in range(9999)]))"
+    code = "from instructrec_rl import cli; import sys; sys.exit(cli.run_command(lambda _: print('x\\n' * 99999)))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -276,10 +276,9 @@ def test_check_reports_what_is_broken_and_goes_on(here, capsys):
     code, _, err = outcome(capsys, "check", "reward", "large", "--env", "tea")
     assert code == 2
     assert "the score 2.0 is not in [0, 1]" in err
-    assert outcome(capsys, "check", "reward", "fine", "--env", "te")[::2] == (
-        2,
-        outcome(capsys, "check", "reward", "fine", "--env", "te")[2],
-    )
+    code, _, err = outcome(capsys, "check", "reward", "fine", "--env", "te")
+    assert code == 2
+    assert 'Did you mean "tea"?' in err
 
 
 def test_doctor_says_what_a_bug_report_needs(here, capsys):

@@ -180,6 +180,7 @@ def test_a_wrong_experiment_is_named(here, content, said):
         (["algo.gamma.x=3"], 'algo.gamma.x=3: "gamma" has no options below it'),
         (["algo.interactions=0"], "algo.interactions=0: expected at least 1"),
         (["algo.gamma=1.5"], "algo.gamma=1.5: expected at least 0 and at most 1"),
+        (["algo.device=gpu"], "algo.device=gpu: expected auto, cpu, mps, cuda or cuda:N"),
         (["algo.gamma=nan"], "algo.gamma=nan: expected a finite number"),
         (["baselines=alll"], 'baselines=alll: not one of its values. Did you mean "all"? Known: all, default, none.'),
         (["tracking=wandb"], "tracking=wandb: not one of its values. Known: none, tensorboard."),
@@ -224,15 +225,10 @@ def test_a_required_option_of_a_reward_is_asked_for(here):
 
 def test_every_option_is_in_the_docs():
     page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
-    classes = {
-        "env": config.EnvConfig,
-        "algo": config.DQNConfig,
-        "policy": config.PolicyConfig,
-        "encoder": EncoderConfig,
-    }
-    keys = {f"{group}.{f.name}" for group, cls in classes.items() for f in dataclasses.fields(cls) if f.name != "name"}
-    keys |= {f"algo.{f.name}" for f in dataclasses.fields(config.BaselineConfig) if f.name != "name"}
-    assert [key for key in sorted(keys | set(config.TOP)) if f"`{key}`" not in page] == []
+    classes = [("env", config.EnvConfig), ("policy", config.PolicyConfig), ("encoder", EncoderConfig)]
+    classes += [("algo", cls) for cls in ALGORITHM_CONFIGS.values()]
+    keys = {f"{group}.{f.name}" for group, cls in classes for f in dataclasses.fields(cls) if f.name != "name"}
+    assert [key for key in sorted({*keys, *config.TOP, *ALGORITHM_CONFIGS}) if f"`{key}`" not in page] == []
 
 
 def test_composing_loads_neither_torch_nor_gymnasium(here):

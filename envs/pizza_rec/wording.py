@@ -8,29 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# The forms that a clause may take after the frame's noun phrase, and how many clauses the join carries well.
-JOIN_FORMS = {
-    "sent": ("say", "do", "frag", "ask"),
-    "semi": ("say", "do", "frag"),
-    "and": ("say", "do"),
-    "but": ("say", "do"),
-    "so": ("say",),
-    "list": ("frag",),
-    "dash": ("frag",),
-    "brackets": ("frag",),
-    "slash": ("frag",),
-}
-JOIN_LIMIT = {"and": 2, "but": 1, "so": 2}
-JOIN_TEXT = {"semi": "; ", "and": ", and ", "so": " and ", "slash": " / "}
-NOUNS = ("pizza", "pizza", "pizza", "pizza", "pie")
-# In a noun phrase: adjectives in the order English likes; then what stands after the noun, exclusions and prices last.
-PRE_ORDER = ("size", "no_spice", "spice", "diet", "allergen", "no_topping", "no_crust", "crust", "sauce", "topping", "price")
-POST_ORDER = ("topping", "sauce", "allergen", "no_topping", "crust", "no_crust", "size", "diet", "spice", "no_spice", "price")
-WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty twenty-one twenty-two twenty-three twenty-four twenty-five twenty-six twenty-seven "
-    "twenty-eight twenty-nine thirty"
-).split()
+from grammar import JOIN_FORMS, JOIN_LIMIT, POST_ORDER, PRE_ORDER, WORDS, agree, compose
+
 VARIABLE = re.compile(r"\{(\d[ab]?)?\.?([a-z]*)\}")
 
 
@@ -162,33 +141,30 @@ class Writer:
         parts: dict[str, list[tuple[str, tuple[int, ...]]]] = {"pre": [], "post": [], "rest": []}
         ids = [""] * len(constraints)
         rest = list(chunks)
-        if "{rest}" != text and any(slot in text for slot in ("{np}", "{bare}", "{thing}")):
+        if any(slot in text for slot in ("{np}", "{bare}", "{thing}")):
             heads = [c for c in rest if noun_forms(c, "{thing}" in text)]
             inside = [c for c in heads if not any(form in c.options for form in forms)] or heads
             if inside and (len(rest) == 1 or rng.random() < 0.85 or inside is not heads):
                 head = rng.choice(inside)
                 rest.remove(head)
-                form = rng.choice(noun_forms(head, "{thing}" in text))
-                template, names = rng.choice(head.options[form])
+                shapes = noun_forms(head, "{thing}" in text)
+                form, template, names = rng.choice([(form, *way) for form in shapes for way in head.options[form]])
                 place_in_noun_phrase(parts, form, template, head, constraints)
-                for index, name in zip(head.indices, names, strict=True):
-                    ids[index] = name
+                record(ids, head, names)
         bare_np = not parts["pre"] and not parts["post"]
-        if "{rest}" in text.split("[")[0] and not rest or bare_np and (not rest or "{thing}" in text):
+        if (not rest and (bare_np or "{rest}" in text.split("[")[0])) or (bare_np and "{thing}" in text):
             return None
         if len(rest) > limit:
             return None
         rng.shuffle(rest)
         for chunk in rest:
-            ways = [way for form in forms for way in chunk.options.get(form, [])]
+            ways = [way for form in forms for way in chunk.options.get(form, []) if not set(way[1]) & set(ids)]
             ways = [way for way in ways if join != "so" or "," not in way[0]]
-            ways = [way for way in ways if not set(way[1]) & set(ids)]
             if not ways:
                 return None
             template, names = rng.choice(ways)
             parts["rest"].append((template, chunk.indices))
-            for index, name in zip(chunk.indices, names, strict=True):
-                ids[index] = name
+            record(ids, chunk, names)
         return parts, ids
 
     def name_values(
@@ -218,18 +194,16 @@ class Writer:
         return fields
 
 
-def agree(name: str) -> dict[str, str]:
-    """The words that agree in number with a name."""
-    head = name.split(" of ")[0]
-    many = head.endswith("s") and not head.endswith("ss")
-    if many:
-        return {"v": name, "is": "are", "it": "them", "makes": "make", "does": "do"}
-    return {"v": name, "is": "is", "it": "it", "makes": "makes", "does": "does"}
+def record(ids: list[str], chunk: Chunk, names: Sequence[str]) -> None:
+    """Note which phrasing says each of the chunk's constraints."""
+    for index, name in zip(chunk.indices, names, strict=True):
+        ids[index] = name
 
 
 def noun_forms(chunk: Chunk, only_post: bool) -> list[str]:
-    forms = [form for form in ("pre", "post", "pack0", "pack1", "pack2") if form in chunk.options]
-    return [form for form in forms if form in ("post", "pack0")] if only_post else forms
+    """The forms in which the chunk may stand around the noun, or only after it."""
+    forms = ("post", "pack0") if only_post else ("pre", "post", "pack0", "pack1", "pack2")
+    return [form for form in forms if form in chunk.options]
 
 
 def place_in_noun_phrase(
@@ -265,68 +239,3 @@ def fill(template: str, at: tuple[int, ...], fields: Sequence[Sequence[dict[str,
         return named[1 if slot.endswith("b") else 0][key]
 
     return VARIABLE.sub(word, template)
-
-
-def compose(join: str, frame: str, parts: dict[str, list[str]], rng: random.Random) -> str:
-    """The frame with its noun phrase and clauses set in."""
-    after = ""
-    for text in parts["post"]:
-        after += (" and " if "with" in after.split() and text.startswith("with ") else " ") + text if after else f" {text}"
-    bare = f"{' '.join([*parts['pre'], rng.choice(NOUNS)])}{after}"
-    text = re.sub(r"\[(.*?)\]", r"\1" if parts["rest"] else "", frame.removeprefix("~"))
-    if join == "sent":
-        rest = " ".join(sentence(clause) for clause in parts["rest"])
-    else:
-        rest = JOIN_TEXT.get(join, ", ").join(parts["rest"])
-    text = text.replace("{np}", f"a(n) {bare}").replace("{bare}", bare).replace("{thing}", f"something{after}")
-    text = text.replace("{rest}", rest)
-    text = re.sub(r"\ba\(n\) (?=(\S))", lambda found: "an " if found.group(1).lower() in "aeiou" else "a ", text)
-    if frame.startswith("~"):
-        return text.lower().removesuffix(".")
-    return text[0].upper() + text[1:]
-
-
-def sentence(clause: str) -> str:
-    """A clause with a capital and an end."""
-    return clause[0].upper() + clause[1:] + ("" if clause[-1] in ".?!" else ".")
-
-
-# Words whose misspelling could change what is asked.
-KEPT = {
-    *WORDS, "neither", "without", "nothing", "never", "either", "both", "only", "less", "more", "most", "least", "under",
-    "over", "above", "below", "free", "except", "anything", "between", "tenner", "minus", "zero", "instead", "rather",
-    "avoid", "skip", "hold", "can't", "don't", "won't", "isn't", "doesn't", "mustn't", "shouldn't", "wasn't", "hotter",
-    "mildest", "nope", "past", "with", "rather", "cannot", "hasn't", "some", "with",
-}  # fmt: skip
-NEIGHBOURS = dict(
-    zip("qwertyuiopasdfghjklzxcvbnm", "wqwertyuioqasdfghjkazxcvbn", strict=True),
-)
-
-
-def misspell(text: str, known: frozenset[str], rng: random.Random) -> str | None:
-    """The text with one or two slips of the keyboard in words of four letters and more; None where none can be made."""
-    places = [m for m in re.finditer(r"[A-Za-z']+", text) if len(m.group()) >= 4 and m.group().isalpha()]
-    places = [m for m in places if m.group().lower() not in KEPT]
-    count = 2 if rng.random() < 0.3 else 1
-    done = 0
-    for match in sorted(rng.sample(places, min(len(places), count)), key=lambda m: -m.start()):
-        for _ in range(10):
-            wrong = slip(match.group(), rng)
-            if wrong.lower() not in known and wrong != match.group():
-                text = text[: match.start()] + wrong + text[match.end() :]
-                done += 1
-                break
-    return text if done else None
-
-
-def slip(word: str, rng: random.Random) -> str:
-    """One swapped, dropped, doubled or neighbouring letter, never the first."""
-    at = rng.randrange(1, len(word) - 1)
-    way = rng.choice(("swap", "drop", "double", "neighbour"))
-    if way == "swap":
-        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-    if way == "drop":
-        return word[:at] + word[at + 1 :]
-    if way == "double":
-        return word[: at + 1] + word[at] + word[at + 1 :]
-    return word[:at] + NEIGHBOURS.get(word[at], word[at]) + word[at + 1 :]

@@ -40,7 +40,6 @@ class DQNPolicy:
 
     def __init__(self, network: SetNetwork, features: Tensor, state: str, shape: dict[str, Any]):
         self.network, self.features, self.state, self.shape = network, features, state, shape
-        self._reader: tuple[Any, StateReader] | None = None
 
     def values(self, asked: Asked, context: np.ndarray | None = None) -> Tensor:
         """Q of every item of the catalog, (B, A)."""
@@ -117,7 +116,7 @@ class Learner:
         self.accelerator = _accelerator(config)
         self.device = self.accelerator.device
         self.reader = StateReader(env.states(), self.device)
-        features = item_features(env.items, config.item_features, lambda: env.item_vectors)
+        features, prior = item_features(env.items, config.item_features, lambda: env.item_vectors)
         self.features = torch.from_numpy(features).to(self.device)
         self.shape = {
             "dim": env.encoder.dim,
@@ -127,6 +126,7 @@ class Learner:
             "context": self.dynamics.turns > 1,
         }
         self.network, self.target = SetNetwork(**self.shape), SetNetwork(**self.shape).to(self.device)
+        self.network.start_from(torch.from_numpy(prior))
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -134,13 +134,19 @@ class Learner:
         self.plain = self.accelerator.unwrap_model(self.network)
         self.target.load_state_dict(self.plain.state_dict())
         self.best = {name: value.clone() for name, value in self.plain.state_dict().items()}
-        self.policy = DQNPolicy(self.plain, self.features, env.spec.state, self.shape)
+        self.state = env.spec.state
         self.replay = Replay(config.replay_size, self.dynamics.turns)
         self.order = self.rng.permutation(self.dynamics.rows)
         self.count = {"step": 0, "updates": 0, "drawn": 0, "best_step": 0}
         self.best_score = -math.inf
         self.sums = dict.fromkeys(("reward", "answers", "loss", "q", "losses"), 0.0)
         self.turn = self.dynamics.start(self.draw(config.num_envs))
+
+    def policy(self, weights: dict[str, Tensor]) -> DQNPolicy:
+        """A policy of its own with these weights, in float32, as it is when it is loaded again."""
+        network = SetNetwork(**self.shape).to(self.device)
+        network.load_state_dict(weights)
+        return DQNPolicy(network, self.features, self.state, self.shape)
 
     @property
     def progress(self) -> float:
@@ -297,7 +303,7 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
         now = learner.count["step"]
         done = now >= config.interactions
         if done or now // config.eval_every > step // config.eval_every:
-            scores = recorder.validate(learner.policy)
+            scores = recorder.validate(learner.policy(learner.plain.state_dict()))
             learner.keep_if_best(scores[metric])
             recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
         recorder.progress(now, config.interactions, f"validation {metric} {learner.best_score:.3f}")
@@ -305,8 +311,7 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
             recorder.save_checkpoint(now, *learner.checkpoint())
         if recorder.stopping and not done:
             raise KeyboardInterrupt
-    learner.plain.load_state_dict(learner.best)
-    return learner.policy
+    return learner.policy(learner.best)
 
 
 def _accelerator(config: DQNConfig) -> Accelerator:

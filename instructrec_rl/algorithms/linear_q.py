@@ -84,7 +84,7 @@ class Learner:
         known[self.dynamics.menu] = 1
         self.policy = LinearQPolicy(mean, scale, weights, known)
         self.squares = np.full_like(weights, 1e-8)  # AdaGrad's sums of squared gradients
-        self.state = {"step": 0, "reward_sum": 0.0, "answers": 0}
+        self.state: dict[str, Any] = {"step": 0, "reward_sum": 0.0, "answers": 0}
         rng = np.random.default_rng((seed, config.interactions))
         self.turn = self.dynamics.start(self._draw(rng, config.num_envs))
 
@@ -160,7 +160,7 @@ def learn(env: Environment, config: LinearQConfig, recorder: Recorder) -> Linear
     words = ""
     while (step := learner.state["step"]) < config.interactions:
         learner.answer()
-        now = int(learner.state["step"])
+        now = learner.state["step"]
         done = now >= config.interactions
         if done or now // config.eval_every > step // config.eval_every:
             scores = recorder.validate(learner.policy)

@@ -77,7 +77,7 @@ class Learner:
         size, dim = len(self.menu), theta.shape[1]
         self.precision = np.tile(config.ridge * np.eye(dim), (size, 1, 1))  # A_a, (M, d, d) float64
         self.moment = np.zeros((size, dim))  # b_a, (M, d) float64
-        self.state = {"step": 0, "reward_sum": 0.0, "answers": 0}
+        self.state: dict[str, Any] = {"step": 0, "reward_sum": 0.0, "answers": 0}
         self._prepare()
 
     def _prepare(self) -> None:
@@ -87,7 +87,7 @@ class Learner:
     def answer(self, seed: int) -> None:
         """Choose for one batch of instructions, see the rewards, and update the models of the items chosen."""
         step, config = self.state["step"], self.config
-        size = int(min(config.num_envs, config.interactions - step))
+        size = min(config.num_envs, config.interactions - step)
         rng = np.random.default_rng((seed, step))  # of the step alone, so resuming needs no generator's state
         drawn = rng.integers(len(self.rows), size=size)
         x = self.contexts[drawn]
@@ -138,7 +138,7 @@ def principal_components(vectors: np.ndarray, count: int) -> tuple[np.ndarray, n
     variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
     kept = np.flatnonzero(variances > MIN_VARIANCE * max(variances[-1], 1e-12))[::-1][:count]
     scale = np.sqrt(len(kept) / variances[kept].sum()) if len(kept) else 1.0
-    return mean.astype(np.float32), (directions[:, kept] * scale).astype(np.float32)
+    return mean.astype(np.float32), np.ascontiguousarray(directions[:, kept] * scale, dtype=np.float32)
 
 
 def learn(env: Environment, config: LinUCBConfig, recorder: Recorder) -> LinUCBPolicy:
@@ -153,7 +153,7 @@ def learn(env: Environment, config: LinUCBConfig, recorder: Recorder) -> LinUCBP
     words = ""
     while (step := learner.state["step"]) < config.interactions:
         learner.answer(recorder.seed)
-        now = int(learner.state["step"])
+        now = learner.state["step"]
         done = now >= config.interactions
         if done or now // config.eval_every > step // config.eval_every:
             scores = recorder.validate(learner.policy)

@@ -1,4 +1,4 @@
-"""Zero-shot TF-IDF: the item whose text shares the most telling words with the instruction. No embeddings, no labels."""
+"""Zero-shot TF-IDF: the item whose text shares the most telling words with the instruction. No embedding, no label."""
 
 from __future__ import annotations
 

@@ -1,0 +1,100 @@
+"""Supervised learning with full information on word 1- and 2-grams: what the words alone give, with no embeddings.
+
+Ridge regression from the instruction's TF-IDF vector to one target an item: 1 where the item is among the best, else 0.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from instructrec_rl.files import write_json_atomic, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from instructrec_rl.config import BaselineConfig
+    from instructrec_rl.core import Item
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.env.states import Asked
+    from instructrec_rl.run_folder import Recorder
+
+FILES = "ngrams.safetensors", "ngrams.json"
+# A word is a run of letters and digits, also a single one ("8"); Han and kana have no blanks, so each counts alone.
+TOKEN = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+"
+STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # of the penalty; the one that is best on validation is kept
+
+
+@dataclass
+class NgramsPolicy:
+    """idf: each n-gram's inverse document frequency, in the vocabulary's order (V).
+
+    weights: (V, A) and bias: (A,), float32; known: (A,) uint8, 0 for items that are right for no training instruction.
+    """
+
+    idf: Mapping[str, float]
+    weights: np.ndarray
+    bias: np.ndarray
+    known: np.ndarray
+    _vectorizer: Any = field(default=None, repr=False)
+
+    def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """See `Policy.act`. An item never seen as right is chosen only where the menu has no other."""
+        if self._vectorizer is None:
+            self._vectorizer = _new_vectorizer({gram: column for column, gram in enumerate(self.idf)})
+            self._vectorizer.idf_ = np.array(list(self.idf.values()))
+        values = self._vectorizer.transform(asked.texts).astype(np.float32) @ self.weights[:, menu] + self.bias[menu]
+        return menu[np.where(self.known[menu], values, -np.inf).argmax(1)]
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`."""
+        path = folder / FILES[0]
+        with writing(path):
+            part = path.with_suffix(".part")
+            part.write_bytes(save({"weights": self.weights, "bias": self.bias, "known": self.known}))
+            part.replace(path)
+        write_json_atomic(folder / FILES[1], {"idf": self.idf})
+
+
+def _new_vectorizer(vocabulary: dict[str, int] | None = None) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(token_pattern=TOKEN, ngram_range=(1, 2), sublinear_tf=True, vocabulary=vocabulary)
+
+
+def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> NgramsPolicy:
+    """Fit on the training split, once for each of STRENGTHS; keep the best on validation by the first task metric."""
+    from sklearn.linear_model import Ridge
+
+    recorder.load_checkpoint()  # there is none; what a stopped run logged is dropped
+    rows = env.spec.rows("train")
+    vectorizer = _new_vectorizer()
+    counts = vectorizer.fit_transform(env.instructions[rows])
+    idf = dict(zip(vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.tolist()))
+    right = np.zeros((len(rows), len(env.items)))
+    for place, row in enumerate(rows):
+        right[place, list(env.examples[row].best)] = 1.0
+    known = (right.sum(0) > 0).astype(np.uint8)
+    scored: list[tuple[float, NgramsPolicy]] = []
+    for number, strength in enumerate(STRENGTHS, start=1):
+        model = Ridge(alpha=strength, solver="sparse_cg", tol=1e-3).fit(counts, right)
+        weights = np.ascontiguousarray(model.coef_.reshape(len(env.items), -1).T, dtype=np.float32)
+        policy = NgramsPolicy(idf, weights, np.broadcast_to(model.intercept_, len(env.items)).astype(np.float32), known)
+        scores = recorder.validate(policy)
+        scored.append((scores[env.spec.metrics[0]], policy))
+        recorder.log(number * len(rows), **{f"validation/{name}": value for name, value in scores.items()})
+        recorder.progress(number, len(STRENGTHS), "")
+        if recorder.stopping and number < len(STRENGTHS):
+            raise KeyboardInterrupt
+    return max(scored, key=lambda pair: pair[0])[1]
+
+
+def load(folder: Path, items: list[Item]) -> NgramsPolicy:
+    """Read what `save` wrote."""
+    about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
+    return NgramsPolicy(about["idf"], **load_file(folder / FILES[0]))

@@ -1,0 +1,134 @@
+"""Supervised learning with full information: the right items of every training instruction are known.
+
+The ceiling for what can be learned from the state. The network is the DQN's: Deep Sets (Zaheer et al. 2017) over the
+members of the state, for a sentence a plain MLP, and the items' features on the action side,
+
+    p(a | s) = softmax over the menu of w(s) . x(a),   loss = -log sum of p(a | s) over the right items a
+
+so that one right answer of several is enough. Nothing is explored and no reward is asked for in training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from instructrec_rl.features import item_features
+from instructrec_rl.files import write_json_atomic, writing
+from instructrec_rl.networks import SetNetwork, StateReader, pick_device
+
+if TYPE_CHECKING:
+    from instructrec_rl.config import SupervisedConfig
+    from instructrec_rl.core import Item
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.env.states import Asked
+    from instructrec_rl.run_folder import Recorder
+
+FILES = "supervised.safetensors", "supervised.json"
+CHUNK = 4096  # instructions answered at once
+
+
+class SupervisedPolicy:
+    """The item of the highest probability. features: (A, F); shape: the arguments of `SetNetwork`."""
+
+    def __init__(self, network: SetNetwork, features: Tensor, state: str, shape: dict[str, Any]):
+        self.network, self.features, self.state, self.shape = network, features, state, shape
+
+    def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """See `Policy.act`. It was never shown an earlier turn, and ignores them."""
+        self.network.eval()
+        read = StateReader(asked.states(self.state), self.features.device)
+        offered = self.features[torch.from_numpy(menu).to(self.features.device)]
+        chosen = [np.zeros(0, dtype=np.int64)]
+        with torch.inference_mode():
+            for start in range(0, len(asked), CHUNK):
+                rows = np.arange(start, min(start + CHUNK, len(asked)))
+                chosen.append((self.network(*read(rows)) @ offered.T).argmax(1).cpu().numpy())
+        return menu[np.concatenate(chosen)]
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`."""
+        tensors = {"features": self.features, **{f"network.{k}": v for k, v in self.network.state_dict().items()}}
+        path = folder / FILES[0]
+        with writing(path):
+            part = path.with_suffix(".part")
+            part.write_bytes(save({name: value.cpu().contiguous() for name, value in tensors.items()}))
+            part.replace(path)
+        write_json_atomic(folder / FILES[1], {"state": self.state, "shape": self.shape})
+
+
+def load(folder: Path, items: list[Item]) -> SupervisedPolicy:
+    """Read what `save` wrote."""
+    about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
+    tensors = load_file(folder / FILES[0])
+    features = tensors.pop("features")
+    network = SetNetwork(**about["shape"])
+    network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()})
+    return SupervisedPolicy(network, features, about["state"], about["shape"])
+
+
+def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> SupervisedPolicy:
+    """Train for `config.epochs` passes and keep the epoch that is best on validation by the first task metric.
+
+    The same seed gives the same policy. It writes no checkpoint: a run that is resumed learns again from the start.
+    """
+    recorder.load_checkpoint()  # there is none; what a stopped run logged is dropped
+    torch.manual_seed(recorder.seed)
+    device = pick_device(config.device)[0]
+    features = torch.from_numpy(item_features(env.items, config.item_features, lambda: env.item_vectors)[0]).to(device)
+    shape: dict[str, Any] = {
+        "dim": env.encoder.dim,
+        "hidden": config.hidden,
+        "outputs": features.shape[1],
+        "dropout": config.dropout,
+    }
+    network = SetNetwork(**shape).to(device)
+    policy = SupervisedPolicy(network, features, env.spec.state, shape)
+    rows, right = env.spec.rows("train"), _right_items(env).to(device)
+    offered = features[torch.from_numpy(env.spec.menu("train")).to(device)]
+    read = StateReader(env.states(), device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    batches = -(-len(rows) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.epochs * batches)
+    best, kept = -math.inf, {name: value.clone() for name, value in network.state_dict().items()}
+    metric = env.spec.metrics[0]
+    for epoch in range(config.epochs):
+        network.train()
+        total = 0.0
+        order = np.random.default_rng((recorder.seed, epoch)).permutation(len(rows))
+        for start in range(0, len(rows), config.batch_size):
+            chosen = order[start : start + config.batch_size]
+            logits = network(*read(rows[chosen])) @ offered.T
+            wrong = ~right[torch.from_numpy(chosen).to(device)]
+            loss = (logits.logsumexp(1) - logits.masked_fill(wrong, -math.inf).logsumexp(1)).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(chosen)
+        scores = recorder.validate(policy)
+        if scores[metric] > best:
+            best, kept = scores[metric], {name: value.clone() for name, value in network.state_dict().items()}
+        seen = (epoch + 1) * len(rows)
+        recorder.log(seen, loss=total / len(rows), **{f"validation/{name}": value for name, value in scores.items()})
+        recorder.progress(seen, config.epochs * len(rows), f"validation {metric} {best:.3f}")
+        if recorder.stopping and epoch + 1 < config.epochs:
+            raise KeyboardInterrupt
+    network.load_state_dict(kept)
+    return policy
+
+
+def _right_items(env: Environment) -> Tensor:
+    """Which item of the training menu is right for which training row: (N, M) bool."""
+    rows, menu = env.spec.rows("train"), env.spec.menu("train")
+    right = np.zeros((len(rows), len(env.items)), dtype=bool)
+    for place, row in enumerate(rows):
+        right[place, list(env.examples[row].best)] = True
+    return torch.from_numpy(right[:, menu])
