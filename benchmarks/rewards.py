@@ -10,7 +10,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,14 +43,15 @@ def texts(count: int, words_each: tuple[int, int], rng: random.Random) -> list[s
     return list(made)
 
 
-def cpu_s(run: Callable[[], object], repeats: int) -> float:
-    """The least CPU time of some runs: what the work costs without what others on the machine add."""
-    spent = []
+def cpu_s(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The least CPU time of each over some rounds, taken in turns: what the work costs, not what neighbours add."""
+    spent: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
-        start = time.process_time()
-        run()
-        spent.append(time.process_time() - start)
-    return min(spent)
+        for run, times in zip(runs, spent):
+            start = time.process_time()
+            run()
+            times.append(time.process_time() - start)
+    return [min(times) for times in spent]
 
 
 def measure(pairs: int, batch: int, words_each: tuple[int, int], repeats: int) -> list[dict[str, object]]:
@@ -78,7 +79,7 @@ def measure(pairs: int, batch: int, words_each: tuple[int, int], repeats: int) -
                 right = [[reference] for reference in references[chosen]]
                 ours.append(reward.score([""] * len(right), responses[chosen], right))
 
-        slow, fast = cpu_s(run_theirs, repeats), cpu_s(run_ours, repeats)
+        slow, fast = cpu_s((run_theirs, run_ours), repeats)
         gap = float(np.abs(np.concatenate(ours) - theirs).max())
         if gap > TOLERANCE:
             raise SystemExit(f"{name}: our scores differ from rouge_score's by {gap}")
@@ -110,7 +111,7 @@ def measure_constraints(pairs: int, repeats: int) -> dict[str, object]:
     rows = [{"id": str(k), "constraints": rng.choices(kinds, k=rng.randint(1, 4))} for k in range(pairs)]
     responses = [rng.choice(items).text for _ in rows]
     reward = load_reward("constraints", env=SimpleNamespace(items=items, encoder=None))
-    spent = cpu_s(lambda: reward.score([""] * pairs, responses, [[]] * pairs, rows), repeats)
+    [spent] = cpu_s([lambda: reward.score([""] * pairs, responses, [[]] * pairs, rows)], repeats)
     return {
         "metric": "constraints",
         "pairs": pairs,

@@ -112,7 +112,7 @@ class BanditConfig(BaselineConfig):
 class LinUCBConfig(BanditConfig):
     """LinUCB, one ridge regression an item."""
 
-    alpha: float = option(1.0, "width of the confidence bound", low=0)
+    alpha: float = option(2.0, "width of the confidence bound", low=0)
     ridge: float = option(1.0, "strength of the penalty on the weights", low=1e-6)
     components: int = option(64, "principal components of the sentence vectors that are kept", low=1)
 
@@ -132,11 +132,12 @@ class SupervisedConfig(BaselineConfig):
     """Supervised learning with full information."""
 
     epochs: int = option(30, "passes over the training split", low=1)
-    batch_size: int = option(256, "rows in an update", low=1)
-    learning_rate: float = option(1e-3, "AdamW's, one cycle", low=1e-9)
+    batch_size: int = option(128, "rows in an update", low=1)
+    learning_rate: float = option(4e-3, "AdamW's highest, in one cycle", low=1e-9)
     weight_decay: float = option(1e-2, "AdamW's", low=0)
-    dropout: float = option(0.2, "share of units dropped in training", low=0, high=0.95)
-    hidden: int = option(512, "units of a hidden layer", low=1)
+    dropout: float = option(0.1, "share of units dropped in training", low=0, high=0.95)
+    hidden: int = option(384, "units of a hidden layer", low=1)
+    temperature: float = option(0.2, "of the softmax of the rewards that is learned", low=1e-3)
     item_features: str = option("auto", "the items' side", choices=("auto", "attributes", "text", "ids"))
     device: str = field(default="auto", metadata=DEVICE)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -34,11 +35,11 @@ def distinct_pairs(batch: Batch) -> Pairs:
     counts = np.fromiter(map(len, batch.references), np.int64, len(batch))
     if not counts.all():
         raise InputError(f"row {int(counts.argmin())} has no references to compare with")
-    references = list(chain.from_iterable(batch.references))
-    texts = list(dict.fromkeys(chain(batch.responses, references)))
-    index = dict(zip(texts, range(len(texts))))
+    references = list(itertools.chain.from_iterable(batch.references))
+    index: defaultdict[str, int] = defaultdict(itertools.count().__next__)  # a new text gets the next number
     left = np.fromiter(map(index.__getitem__, batch.responses), np.int64, len(batch)).repeat(counts)
     right = np.fromiter(map(index.__getitem__, references), np.int64, len(references))
+    texts = list(index)
     keys, pair = np.unique(left * len(texts) + right, return_inverse=True)
     response, reference = np.divmod(keys, len(texts))
     return Pairs(texts, response, reference, pair.reshape(-1), np.concatenate(([0], counts.cumsum()[:-1])))

@@ -146,7 +146,8 @@ def _header(run: Run) -> str:
 def summary(result: dict[str, Any]) -> str:
     """What the figures say, in plain words. One seed has no interval, so no policy is called better than another."""
     metric, splits = main_metric(result), result["splits"]
-    split = next((name for name in splits if name not in ("train", "validation")), next(iter(splits)))
+    held_out = [name for name in splits if name not in ("train", "validation")] or list(splits)
+    split = held_out[0]
     normalized, raw = values_of(splits, split, metric)
     sentences = []
     if normalized is None:
@@ -163,12 +164,12 @@ def summary(result: dict[str, Any]) -> str:
     warm = values_of(result["warm_start"]["splits"], split, metric)[0] if result.get("warm_start") else None
     if warm is not None:
         sentences.append(f"Its warm start, before reinforcement learning, reaches {share(warm)} there.")
-    each = {name: values_of(splits, name, metric)[0] for name in splits}
+    each = {name: values_of(splits, name, metric)[0] for name in held_out}
     ranked = sorted((value, name) for name, value in each.items() if value is not None)
     if len(ranked) > 1:
         (low, lowest), (high, best) = ranked[0], ranked[-1]
-        sentences.append(f"Over the {len(ranked)} splits it lies between {share(low)} ({lowest}) and {share(high)} "
-                         f"({best}).")  # fmt: skip
+        sentences.append(f"Over the {len(ranked)} test splits it lies between {share(low)} ({lowest}) and "
+                         f"{share(high)} ({best}).")  # fmt: skip
     return " ".join([*sentences, "This is one seed, so there is no interval: a small difference may be chance."])
 
 

@@ -22,7 +22,8 @@ class Reward:
             raise InputError("needs an environment with items: load_reward('constraints', env=...)")
         self.items = context.items
         self.find_items = ItemFinder(context.items)
-        self._forget()
+        self._known: dict[Any, int] = {}
+        self._table = np.zeros((0, len(self.items)), dtype=bool)
 
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,): satisfied / asked. A row that asks nothing scores 1 for any item."""
@@ -70,8 +71,7 @@ class Reward:
         return np.array(found, dtype=np.int64)
 
     def _forget(self) -> None:
-        self._known: dict[Any, int] = {}
-        self._table: np.ndarray = np.zeros((0, len(self.items)), dtype=bool)
+        self._known, self._table = {}, np.zeros((0, len(self.items)), dtype=bool)
 
 
 def _key(constraint: Any) -> Any:

@@ -24,7 +24,7 @@ KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 TOKEN_BYTES = bytes(byte if byte in KEPT else 0 for byte in bytes(range(256)).lower())
 FIRST_BYTES = np.array([(1 << 8 * size) - 1 for size in range(9)], dtype=np.uint64)  # masks a word of 8 bytes
 
-CHUNK_CHARS = 1 << 20  # text scored at a time: at most 2**19 tokens, so few enough characters to name them all
+CHUNK_CHARS = 1 << 21  # text scored at a time: at most 2**20 tokens, so Unicode has a character for each
 SLICE_CHARS, SLICE_TOKENS = 1 << 16, 1 << 14  # worked on at a time within a chunk: arrays stay in the cache
 MAX_VOCABULARY = 1 << 17  # distinct tokens remembered between chunks
 MAX_TEXTS, MAX_CHARS = 100_000, 1 << 23  # texts remembered between chunks
@@ -59,16 +59,12 @@ class Reward:
         """F1 (P,) of each variant over the distinct pairs, in chunks of bounded memory and vocabulary."""
         sizes = np.fromiter(map(len, pairs.texts), np.int64, len(pairs.texts))
         values = {variant: np.empty(len(pairs.response)) for variant in self.variants}
-        strings, lengths = [""] * len(sizes), np.empty(len(sizes), np.int64)
         for start, end in cut(sizes[pairs.response] + sizes[pairs.reference], CHUNK_CHARS):
             left, right = pairs.response[start:end], pairs.reference[start:end]
-            here = np.zeros(len(sizes), dtype=bool)
-            here[left] = here[right] = True
-            used = np.flatnonzero(here)
-            encoded = self.texts.encode([pairs.texts[text] for text in used.tolist()])
-            lengths[used] = np.fromiter(map(len, encoded), np.int64, len(encoded))
-            for text, string in zip(used.tolist(), encoded):
-                strings[text] = string
+            used, place = np.unique(np.concatenate([left, right]), return_inverse=True)
+            left, right = place[: len(left)], place[len(left) :]  # as positions among the chunk's texts
+            strings = self.texts.encode([pairs.texts[text] for text in used.tolist()])
+            lengths = np.fromiter(map(len, strings), np.int64, len(strings))
             responses, references = ([strings[text] for text in side.tolist()] for side in (left, right))
             for variant in self.variants:
                 shared = SHARED[variant](responses, references, lengths[left], lengths[right])
@@ -79,6 +75,8 @@ class Reward:
 
 def cut(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
     """Ranges (start, end) of neighbours whose sizes (N,) sum to about `limit`, or of a single larger one."""
+    if not len(sizes):
+        return iter(())
     chunk = (sizes + 1).cumsum() // limit
     bounds = [0, *(np.flatnonzero(np.diff(chunk)) + 1).tolist(), len(sizes)]
     return pairwise(bounds)
@@ -170,9 +168,11 @@ class TokenTexts:
             self._start()
         known = self._known
         fresh = [text for text in texts if text not in known]
-        for start, end in cut(np.fromiter(map(len, fresh), np.int64, len(fresh)), SLICE_CHARS) if fresh else ():
-            known.update(zip(fresh[start:end], self._tokenise(fresh[start:end])))
-        return list(map(known.__getitem__, texts))
+        made = []
+        for start, end in cut(np.fromiter(map(len, fresh), np.int64, len(fresh)), SLICE_CHARS):
+            made += self._tokenise(fresh[start:end])
+        known.update(zip(fresh, made))
+        return made if len(made) == len(texts) else list(map(known.__getitem__, texts))
 
     def _tokenise(self, texts: list[str]) -> list[str]:
         """All texts as one array of bytes; a token is an integer of its first 8 bytes, or of its place in a dict."""
@@ -226,5 +226,5 @@ class TokenTexts:
             ids[place] = self._stragglers.setdefault(int(codes[place]), len(self._stragglers)) + (LEVELS << SLOT_BITS)
         if len(self._stragglers) > VOCABULARY - SURROGATES - (LEVELS << SLOT_BITS):
             self._start()
-            raise InputError("a pair of texts has more than half a million distinct words")
+            raise InputError("the texts have more distinct words than rouge can tell apart at a time")
         return ids

@@ -269,10 +269,12 @@ def test_warm_start_stands_beside_the_policy(tmp_path: Path) -> None:
 
 
 def test_summary_says_what_the_figures_say() -> None:
-    assert summary(make_result()) == (
+    result = make_result()
+    result["splits"] = {"validation": one_split(4, "tfidf", 9), **result["splits"]}  # chose the policy: not counted
+    assert summary(result) == (
         "On iid, the policy reaches 98 % of the way from random to oracle on constraints; the highest baseline, "
-        "neighbour, 36 %. Over the 6 splits it lies between 55 % (both) and 98 % (iid). This is one seed, so there is "
-        "no interval: a small difference may be chance."
+        "neighbour, 36 %. Over the 6 test splits it lies between 55 % (both) and 98 % (iid). This is one "
+        "seed, so there is no interval: a small difference may be chance."
     )
 
 

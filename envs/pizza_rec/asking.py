@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from catalog import Menu, Record
@@ -30,6 +31,8 @@ KINDS = {  # kind -> attribute, operation, how often it is asked for, most in on
     "price": ("price", "at_most", 12, 1),
     "allergen": ("allergens", "lacks", 10, 2),
 }
+KIND_NAMES = list(KINDS)
+KIND_WEIGHTS = list(itertools.accumulate(row[2] for row in KINDS.values()))
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def satisfies(item: Record, constraint: Constraint) -> bool:
     raise ValueError(f"unknown operation {constraint.op}")
 
 
+@cache
 def tier(key: str, shares: tuple[float, float, float]) -> str:
     """train, validation or test, by a hash of the key: no order of drawing can change it."""
     point = int.from_bytes(hashlib.sha256(f"{SEED}:{key}".encode()).digest()[:8], "big") / 2**64
@@ -95,6 +99,12 @@ class Asker:
         self.catalog, self.crossings = catalog, crossings
         self.offer = (1 << catalog.regular) - 1
         self.masks: dict[Constraint, int] = {}
+        self.values: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+        for item in catalog.items:
+            for attribute in ("toppings", "diet", "spice", "crust", "sauce", "size", "allergens"):
+                known, found = list(catalog.menu[attribute]), item[attribute]
+                has = [value for value in known if value in found] if isinstance(found, list) else [found]
+                self.values[item["id"], attribute] = (has, [value for value in known if value not in has])
 
     def best(self, constraints: Iterable[Constraint]) -> int:
         """The items that satisfy all, as bits."""
@@ -112,25 +122,27 @@ class Asker:
         """Constraints (a crossing's own come first) and the ids of the best items; None if this draw will not do."""
         regular, items = self.catalog.regular, self.catalog.items
         item = rng.choice(items[regular:] if plan.cold else items[:regular])
-        slots = self.slots(crossing, count, rng)
-        constraints = [made for slot in slots if (made := self.make(slot, item, rng))]
-        if len(constraints) < len(slots) or redundant(constraints, self.catalog.menu):
-            return None
-        tiers = pair_tiers(constraints)
-        held = plan.pairs != "train"
-        if tiers - {"train", plan.pairs} or (held and plan.pairs not in tiers):
-            return None
+        constraints = []
+        for slot in self.slots(crossing, count, rng):
+            made = self.make(slot, item, rng)
+            if made is None:
+                return None
+            constraints.append(made)
         best = self.best(constraints)
         if plan.cold:
             if best & self.offer:
                 return None
         else:
             best &= self.offer
-            if (
-                best.bit_count() > self.catalog.most_best
-                or tier(f"set {set_key(constraints)}", WORDING_SHARES) != plan.sets
-            ):
+            if best.bit_count() > self.catalog.most_best:
                 return None
+        if redundant(constraints, self.catalog.menu):
+            return None
+        tiers = pair_tiers(constraints)
+        if tiers - {"train", plan.pairs} or (plan.pairs != "train" and plan.pairs not in tiers):
+            return None
+        if not plan.cold and tier(f"set {set_key(constraints)}", WORDING_SHARES) != plan.sets:
+            return None
         return constraints, [entry["id"] for at, entry in enumerate(items) if best >> at & 1]
 
     def slots(self, crossing: str | None, count: int, rng: random.Random) -> list[str]:
@@ -139,7 +151,7 @@ class Asker:
         slots: list[str] = list(form.get("slots", []))
         count = max(count, len(slots), sum(form.get("pack", [])))
         while len(slots) < count:
-            kind = rng.choices(list(KINDS), [row[2] for row in KINDS.values()])[0]
+            kind = rng.choices(KIND_NAMES, cum_weights=KIND_WEIGHTS)[0]
             taken = [slot.split(":")[0] for slot in slots]
             partner = kind.removeprefix("no_") if kind.startswith("no_") else f"no_{kind}"
             if taken.count(kind) < KINDS[kind][3] and (kind in ("topping", "no_topping") or partner not in taken):
@@ -154,12 +166,11 @@ class Asker:
         attribute, op, _, _ = KINDS[kind]
         if kind == "price":
             return Constraint(kind, attribute, op, int(item["price"]) + 1 + rng.randint(0, 2))
-        known, found = list(self.catalog.menu[attribute]), item[attribute]
-        has = [value for value in known if value in found] if isinstance(found, list) else [found]
+        has, lacks = self.values[item["id"], attribute]
         if several:
-            values = [rng.choice(has), rng.choice([value for value in known if value not in has])]
+            values = [rng.choice(has), rng.choice(lacks)]
             return Constraint(kind, attribute, "any_of", tuple(rng.sample(values, 2)))
-        allowed = [value for value in known if value not in has] if op in ("lacks", "is_not") else has
+        allowed = lacks if op in ("lacks", "is_not") else has
         return Constraint(kind, attribute, op, rng.choice(allowed)) if allowed else None
 
 

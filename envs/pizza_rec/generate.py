@@ -107,7 +107,7 @@ def make_row(
     while True:
         crossing = rng.choice(plan.pool.constructions) if crossed else None
         count = rng.choices([1, 2, 3, 4], asker.catalog.counts)[0]
-        drawn = next((d for _ in range(2000) if (d := asker.draw(crossing, count, plan, rng))), None)
+        drawn = next((d for _ in range(500) if (d := asker.draw(crossing, count, plan, rng))), None)
         written = drawn and writer.write(drawn[0], crossing, plan.pool, rng)
         if not drawn or not written:
             continue
@@ -142,7 +142,7 @@ def build() -> dict[str, str]:
     files = {}
     for suffix, this_menu, regular, cold, counts, most_best in (
         ("", small_menu(menu), 60, 15, (12, 36, 33, 19), 10),
-        (".large", menu, 500, 100, (3, 27, 40, 30), 15),
+        (".large", menu, 500, 100, (0, 15, 45, 40), 15),
     ):
         items = make_items(this_menu, regular, cold, random.Random(f"{SEED}:items{suffix}"))
         catalog = Catalog(suffix, this_menu, items, regular, counts, most_best)

@@ -45,9 +45,9 @@ def compose(join: str, frame: str, parts: dict[str, list[str]], rng: random.Rand
     """The frame with its noun phrase and clauses set in."""
     after = ""
     for text in parts["post"]:
-        after += (
-            (" and " if "with" in after.split() and text.startswith("with ") else " ") + text if after else f" {text}"
-        )
+        words = text.replace("that's", "that is").split()
+        linked = words[0] in ("with", "that") and words[0] in after.replace("that's", "that is").split()
+        after += f" and {text}" if linked else f" {text}"  # "that's vegan and that isn't hot"
     bare = f"{' '.join([*parts['pre'], rng.choice(NOUNS)])}{after}"
     text = re.sub(r"\[(.*?)\]", r"\1" if parts["rest"] else "", frame.removeprefix("~"))
     if join == "sent":

@@ -107,7 +107,8 @@ class Writer:
         for index in range(used, len(constraints)):
             by_form: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
             for name, form_name, template in self.usable(constraints[index], pool):
-                by_form.setdefault(form_name, []).append((template, (name,)))
+                times = 1 if self.phrasings[name][2] is None else 4  # as often over all values as the others
+                by_form.setdefault(form_name, []).extend([(template, (name,))] * times)
             chunks.append(Chunk((index,), by_form))
         return chunks
 

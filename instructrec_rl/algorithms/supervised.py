@@ -1,11 +1,13 @@
-"""Supervised learning with full information: the right items of every training instruction are known.
+"""Supervised learning with full information: the reward of every item is known for every training instruction.
 
 The ceiling for what can be learned from the state. The network is the DQN's: Deep Sets (Zaheer et al. 2017) over the
-members of the state, for a sentence a plain MLP, and the items' features on the action side,
+members of the state, for a sentence an MLP, and the items' features on the action side,
 
-    p(a | s) = softmax over the menu of w(s) . x(a),   loss = -log sum of p(a | s) over the right items a
+    p(a | s) = softmax over the menu of w(s) . x(a)
+    loss = cross-entropy of p with q(a | s) = softmax of r(s, a) / temperature
 
-so that one right answer of several is enough. Nothing is explored and no reward is asked for in training.
+which is least where w(s) . x(a) is r(s, a) / temperature up to a constant, and minds the best items most. Where one
+item has the reward 1 and all others 0, it is ordinary classification with a little label smoothing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from instructrec_rl.features import item_features
 from instructrec_rl.files import write_json_atomic, writing
@@ -91,7 +93,7 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
     }
     network = SetNetwork(**shape).to(device)
     policy = SupervisedPolicy(network, features, env.spec.state, shape)
-    rows, right = env.spec.rows("train"), _right_items(env).to(device)
+    rows, goals = env.spec.rows("train"), _goals(env, config.temperature).to(device)
     offered = features[torch.from_numpy(env.spec.menu("train")).to(device)]
     read = StateReader(env.states(), device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -106,8 +108,7 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
         for start in range(0, len(rows), config.batch_size):
             chosen = order[start : start + config.batch_size]
             logits = network(*read(rows[chosen])) @ offered.T
-            wrong = ~right[torch.from_numpy(chosen).to(device)]
-            loss = (logits.logsumexp(1) - logits.masked_fill(wrong, -math.inf).logsumexp(1)).mean()
+            loss = nn.functional.cross_entropy(logits, goals[torch.from_numpy(chosen).to(device)])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -125,10 +126,12 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
     return policy
 
 
-def _right_items(env: Environment) -> Tensor:
-    """Which item of the training menu is right for which training row: (N, M) bool."""
+def _goals(env: Environment, temperature: float) -> Tensor:
+    """q(a | s) over the training menu for each training row, (N, M) float32."""
     rows, menu = env.spec.rows("train"), env.spec.menu("train")
-    right = np.zeros((len(rows), len(env.items)), dtype=bool)
-    for place, row in enumerate(rows):
-        right[place, list(env.examples[row].best)] = True
-    return torch.from_numpy(right[:, menu])
+    chunks = []
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
+        rewards = env.reward_table(np.repeat(part, len(menu)), np.tile(menu, len(part)))
+        chunks.append(torch.from_numpy(rewards.reshape(len(part), len(menu))))
+    return torch.softmax(torch.cat(chunks) / temperature, dim=1).float()
