@@ -1,34 +1,16 @@
-"""The typed options of a run, and how overrides such as `env=pizza_rec algo.interactions=20000` become one of them.
-
-The dataclasses import nothing heavy; Hydra and OmegaConf are imported inside the functions that compose.
-"""
+"""The typed options of a run, as dataclasses, and the names that its groups may take. compose.py fills them."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
-import types
-import typing
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from instructrec_rl.core import InputError, nearest
-from instructrec_rl.files import find_envs, find_experiments, find_rewards, read_yaml
+from instructrec_rl.options import option
 
 GROUPS = ("env", "reward", "algo", "encoder", "policy", "experiment")
-KINDS = {"env": "environment", "algo": "algorithm"}
 DEFAULT_ENV, DEFAULT_REWARD = "pizza_rec", "constraints"
 DEFAULT_ALGO = {"choose": "dqn", "generate": "ppo"}
-
-
-def option(default: Any, help: str, low: float | None = None, high: float = math.inf, choices: Any = ()) -> Any:
-    """A field with its help, the closed range of its values and, for text, the values it may take."""
-    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices)}
-    return field(default=default, metadata=metadata)
-
 
 DEVICE = {
     "help": "where to learn",
@@ -76,12 +58,12 @@ class DQNConfig:
     updates_per_step: int = option(3, "updates for each step of all environments", low=0)
     learning_rate: float = option(1.5e-3, "AdamW's, decayed over the last half", low=0)
     weight_decay: float = option(1e-3, "AdamW's", low=0)
-    dropout: float = option(0.1, "share of units dropped in training", low=0, high=0.95)
+    dropout: float = option(0.0, "share of units dropped in training", low=0, high=0.95)
     hidden: int = option(384, "units of a hidden layer", low=1)
     gamma: float = option(0.95, "discount", low=0, high=1)
     target_update: int = option(200, "updates between copies to the target network", low=1)
-    temperature_start: float = option(0.05, "Boltzmann temperature at the start", low=1e-6)
-    temperature_end: float = option(0.005, "Boltzmann temperature at the end", low=1e-6)
+    temperature_start: float = option(0.3, "Boltzmann temperature at the start", low=1e-6)
+    temperature_end: float = option(0.1, "Boltzmann temperature at the end", low=1e-6)
     epsilon: float = option(0.02, "share of uniformly random actions", low=0, high=1)
     replay_size: int = option(200_000, "transitions kept", low=1)
     item_features: str = option("auto", "the action side of Q", choices=("auto", "attributes", "text", "ids"))
@@ -137,7 +119,6 @@ class SupervisedConfig(BaselineConfig):
     weight_decay: float = option(1e-2, "AdamW's", low=0)
     dropout: float = option(0.1, "share of units dropped in training", low=0, high=0.95)
     hidden: int = option(384, "units of a hidden layer", low=1)
-    temperature: float = option(0.2, "of the softmax of the rewards that is learned", low=1e-3)
     item_features: str = option("auto", "the items' side", choices=("auto", "attributes", "text", "ids"))
     device: str = field(default="auto", metadata=DEVICE)
 
@@ -188,339 +169,3 @@ TOP = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name not in GROUP
 def reward_options(config: RunConfig) -> dict[str, Any]:
     """The options of the run's reward as `load_reward(name, **options)` takes them."""
     return {k: v for k, v in dataclasses.asdict(config.reward).items() if k != "name"}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One `key=value`; `origin` is the experiment file it came from, None for the command line."""
-
-    key: str
-    value: Any
-    origin: Path | None = None
-
-    def error(self, reason: str) -> InputError:
-        """An InputError that names the key, the value and the file."""
-        return InputError(f"{self.key}={_shown(self.value)}: {reason}", self.origin)
-
-
-def _shown(value: Any) -> str:
-    return (
-        {True: "true", False: "false", None: "null"}[value]
-        if value is None or value is True or value is False
-        else str(value)
-    )
-
-
-def parse(overrides: Iterable[str]) -> list[Setting]:
-    """Command-line overrides in Hydra's grammar. Raises InputError for malformed ones and for sweeps."""
-    from hydra.core.override_parser.types import OverrideType
-
-    settings = []
-    for text, parsed in zip(overrides, parse_grammar(overrides), strict=True):
-        if parsed.type == OverrideType.DEL or parsed.package is not None:
-            raise InputError(f'malformed override "{text}": expected key=value')
-        if parsed.key_or_group.startswith("hydra"):
-            raise InputError(f"{parsed.key_or_group}: options of Hydra's launchers need -m (a sweep)")
-        if parsed.is_sweep_override():
-            raise InputError(
-                f'{text}: several values are a sweep, which needs -m; quote a text that has commas: "{_quoted(text)}"'
-            )
-        settings.append(Setting(parsed.key_or_group, parsed.value()))
-    return settings
-
-
-def _quoted(text: str) -> str:
-    key, _, value = text.partition("=")
-    return f"{key}='{value}'"
-
-
-def parse_grammar(overrides: Iterable[str]) -> list[Any]:
-    """Hydra's `Override` objects. Raises InputError for what is not key=value."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser, parsed = OverridesParser.create(), []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            words = text.split(maxsplit=1)
-            hint = f' Did you mean "{"=".join(words)}"?' if len(words) == 2 else " An example: env=pizza_rec"
-            raise InputError(f'malformed override "{text}": expected key=value.{hint}')
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException as error:
-            hint = f' Quote a value with special characters: "{_quoted(text)}"' if key.strip() and value else ""
-            raise InputError(f'malformed override "{text}": expected key=value.{hint}') from error
-    return parsed
-
-
-def compose(overrides: Iterable[str]) -> RunConfig:
-    """The validated configuration of one run.
-
-    Later overrides win; those of `experiment=NAME` stand before all others. Raises InputError for unknown groups,
-    options and names (with the nearest right one), wrong types, values out of range and broken files that it needs.
-    """
-    settings = _expand_experiment(parse(overrides))
-    choices = {s.key: s for s in settings if s.key in GROUPS}
-    nodes = {
-        "env": _env_node,
-        "reward": _reward_node,
-        "algo": _algo_node,
-        "encoder": _encoder_node,
-        "policy": _policy_node,
-    }
-    choices = _with_defaults(choices, settings)
-    composed = _compose_groups({group: make(choices[group]) for group, make in nodes.items()})
-    for setting in settings:
-        if setting.key not in GROUPS:
-            _assign(composed, setting)
-    return _to_run_config(composed, settings)
-
-
-def _expand_experiment(settings: list[Setting]) -> list[Setting]:
-    named = [s for s in settings if s.key == "experiment"]
-    rest = [s for s in settings if s.key != "experiment"]
-    if not named:
-        return rest
-    path = _known(named[-1], find_experiments())
-    inner: list[Setting] = []
-    for key, value in read_yaml(path).items():
-        if key == "experiment":
-            raise InputError("an experiment cannot name another one", path)
-        if key in GROUPS and isinstance(value, dict):
-            inner += [Setting(key if k == "name" else f"{key}.{k}", v, path) for k, v in value.items()]
-        elif key != "description":
-            inner.append(Setting(key, value, path))
-    return inner + rest
-
-
-def _known(setting: Setting, names: Mapping[str, Any]) -> Any:
-    """What `names` holds under the setting's value. Raises InputError with the nearest name."""
-    if str(setting.value) not in names:
-        kind = KINDS.get(setting.key, setting.key)
-        raise setting.error(f"there is no such {kind}.{nearest(str(setting.value), names)}")
-    return names[str(setting.value)]
-
-
-def _with_defaults(choices: dict[str, Setting], settings: list[Setting]) -> dict[str, Setting]:
-    """The choice of every group; env.yaml may name the algorithm and the reward."""
-    env = choices.get("env", Setting("env", DEFAULT_ENV))
-    env_yaml = _known(env, find_envs()) / "env.yaml"
-    about = read_yaml(env_yaml)
-    action = next(
-        (s.value for s in reversed(settings) if s.key == "env.action" and s.value), about.get("action", "choose")
-    )
-    algo = about.get("algo") or DEFAULT_ALGO.get(str(action), "dqn")
-    reward = about.get("reward") or ("exact_match" if about.get("format") == "intents" else DEFAULT_REWARD)
-    return {
-        "env": env,
-        "reward": Setting("reward", reward, env_yaml if "reward" in about else None),
-        "algo": Setting("algo", algo, env_yaml if "algo" in about else None),
-        "encoder": Setting("encoder", "minilm"),
-        "policy": Setting("policy", "default"),
-        **choices,
-    }
-
-
-def _env_node(choice: Setting) -> EnvConfig:
-    return EnvConfig(name=str(choice.value))
-
-
-def _algo_node(choice: Setting) -> Any:
-    return _known(choice, ALGORITHM_CONFIGS)(name=str(choice.value))
-
-
-def _policy_node(choice: Setting) -> PolicyConfig:
-    _known(choice, dict.fromkeys(POLICIES))
-    return PolicyConfig(name=str(choice.value))
-
-
-def _encoder_node(choice: Setting) -> Any:
-    from instructrec_rl.encoder import EncoderConfig
-
-    _known(choice, ENCODERS)
-    return _named("encoder", str(choice.value), EncoderConfig)()
-
-
-def _reward_node(choice: Setting) -> Any:
-    """The reward's own Config with `name` on top; a rewards/<name>.yaml sets other defaults of the reward it names."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from instructrec_rl.rewards import reward_config_class
-
-    path = _known(choice, find_rewards())
-    try:
-        node = OmegaConf.structured(_named("reward", str(choice.value), reward_config_class(str(choice.value))))
-    except (OmegaConfBaseException, NameError) as error:
-        raise InputError(f"Config has an option that the command line cannot set: {error}", path) from error
-    for key, value in (read_yaml(path) if path.suffix == ".yaml" else {}).items():
-        if key != "reward":
-            _assign_at(node, Setting(f"reward.{key}", value, path), key)
-    return node
-
-
-def _named(group: str, name: str, options: type | None) -> type:
-    """A dataclass like `options` with `name` as its first field, in types that OmegaConf can check."""
-    hints = typing.get_type_hints(options) if options is not None else {}
-    fields: list[tuple[str, Any, Any]] = [("name", str, option(name, f"the {group}"))]
-    for f in dataclasses.fields(options) if dataclasses.is_dataclass(options) else ():
-        if f.name != "name" and f.init:
-            hint, metadata = hints[f.name], dict(f.metadata)
-            if typing.get_origin(hint) is typing.Literal:
-                metadata["choices"] = typing.get_args(hint)
-                hint = type(metadata["choices"][0])
-            kept = {
-                k: getattr(f, k) for k in ("default", "default_factory") if getattr(f, k) is not dataclasses.MISSING
-            }
-            fields.append((f.name, hint if _checkable(hint) else Any, field(metadata=metadata, **kept)))
-    return dataclasses.make_dataclass(f"{name}_{group}", [(n, t, f) for n, t, f in fields], kw_only=True)
-
-
-def _checkable(hint: Any) -> bool:
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) in (list, dict, typing.Union, types.UnionType):
-        return all(_checkable(part) for part in parts)
-    return hint in (int, float, bool, str, Any, Path, type(None))
-
-
-def _compose_groups(nodes: Mapping[str, Any]) -> Any:
-    """Compose the chosen option of each group through Hydra's ConfigStore into one typed DictConfig."""
-    from hydra import compose as hydra_compose
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunConfig)
-    for group, node in nodes.items():
-        store.store(group=group, name=node.name, node=node)
-    chosen = [{group: node.name} for group, node in nodes.items()]
-    store.store(name="run", node={"defaults": ["run_schema", *chosen]})
-    with hydra_started():
-        return hydra_compose("run")
-
-
-def hydra_started() -> Any:
-    """A context in which Hydra is ready: the sweep's own where one is running, else a fresh one."""
-    import contextlib
-
-    from hydra import initialize
-    from hydra.core.global_hydra import GlobalHydra
-
-    running = GlobalHydra.instance().is_initialized()
-    return contextlib.nullcontext() if running else initialize(version_base="1.3", config_path=None, job_name="run")
-
-
-def _assign(composed: Any, setting: Setting) -> None:
-    """Set one option. Raises InputError for an unknown key (with the nearest) and for a wrong type."""
-    group, dot, rest = setting.key.partition(".")
-    if not dot and group in TOP:
-        _assign_at(composed, setting, setting.key)
-    elif dot and group in GROUPS[:-1]:
-        if rest == "name":
-            raise setting.error(f"a group's option is chosen by {group}={_shown(setting.value)}")
-        _assign_at(composed[group], setting, rest)
-    else:
-        owners = [g for g in GROUPS[:-1] if setting.key in composed[g]]
-        hint = f' Did you mean "{owners[0]}.{setting.key}"?' if owners else nearest(group, (*GROUPS, *TOP))
-        raise setting.error(f'unknown {"group" if dot else "group or option"} "{group}".{hint}')
-
-
-def _assign_at(node: Any, setting: Setting, key: str) -> None:
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    *parents, last = key.split(".")
-    for part in parents:
-        hint = _check_key(node, part, setting)
-        if part not in node and (hint in (Any, dict) or typing.get_origin(hint) is dict):
-            OmegaConf.update(node, part, {}, force_add=True)
-        node = node.get(part)
-        if not isinstance(node, DictConfig):
-            raise setting.error(f'"{part}" has no options below it')
-    hint = _check_key(node, last, setting)
-    value = setting.value
-    if hint is int and isinstance(value, float) and value.is_integer():
-        value = int(value)  # 1e5
-    try:
-        if hint in (int, float) and isinstance(value, bool):
-            raise ValueError
-        OmegaConf.update(node, last, value, force_add=True)
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise setting.error(f"expected {_in_words(hint)}, got {_repr(value)}") from error
-
-
-def _check_key(node: Any, key: str, setting: Setting) -> Any:
-    """The declared type of a key. Raises InputError for a key that the node's dataclass does not have."""
-    from omegaconf import OmegaConf
-
-    cls = OmegaConf.get_type(node)
-    if not dataclasses.is_dataclass(cls):
-        return node._metadata.element_type
-    known = [f.name for f in dataclasses.fields(cls) if f.name != "name"]
-    if key not in known:
-        chosen = f" of {setting.key.partition('.')[0]}={node.name}" if "name" in node else ""
-        raise setting.error(f'unknown option "{key}"{chosen}.{nearest(key, known) if known else " It takes none."}')
-    return typing.get_type_hints(cls)[key]
-
-
-def _in_words(hint: Any) -> str:
-    words = {
-        int: "an integer",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        list: "a list",
-        dict: "a mapping",
-    }
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_in_words(part) for part in typing.get_args(hint))
-    return words.get(typing.get_origin(hint) or hint, "null" if hint is type(None) else str(hint))
-
-
-def _repr(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else _shown(value)
-
-
-def _to_run_config(composed: Any, settings: list[Setting]) -> RunConfig:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from instructrec_rl.encoder import EncoderConfig
-
-    try:
-        for key in sorted(OmegaConf.missing_keys(composed)):
-            parent, _, last = key.rpartition(".")
-            hint = typing.get_type_hints(OmegaConf.get_type(composed, parent))[last]
-            raise InputError(f"{key}: this option must be given ({_in_words(hint)})")
-        config = typing.cast(RunConfig, OmegaConf.to_object(composed))
-    except OmegaConfBaseException as error:  # ${...} that leads nowhere
-        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    given = {s.key: s for s in settings}
-    for key, value, f in _leaves(config):
-        if reason := _out_of_range(value, f.metadata):
-            raise given.get(key, Setting(key, value)).error(reason)
-    config.encoder = EncoderConfig(**dataclasses.asdict(config.encoder))
-    return config
-
-
-def _leaves(config: Any, prefix: str = "") -> Iterable[tuple[str, Any, dataclasses.Field[Any]]]:
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{f.name}.")
-        else:
-            yield f"{prefix}{f.name}", value, f
-
-
-def _out_of_range(value: Any, metadata: Mapping[str, Any]) -> str:
-    """Why a value is not allowed, or an empty text."""
-    choices, low, high = metadata.get("choices", ()), metadata.get("low"), metadata.get("high", math.inf)
-    if choices and value not in choices:
-        return f"not one of its values.{nearest(str(value), (str(c) for c in choices if c != ''))}"
-    if "pattern" in metadata and not re.fullmatch(metadata["pattern"], str(value)):
-        return f"expected {metadata['expected']}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "expected a finite number"
-    if low is not None and isinstance(value, int | float) and not low <= value <= high:
-        return f"expected at least {low}" + (f" and at most {high}" if high < math.inf else "")
-    return ""

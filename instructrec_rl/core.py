@@ -1,4 +1,4 @@
-"""The contracts that everything else meets on: a batch to score, a result to evaluate, an error to read. No torch here."""
+"""The contracts that everything else meets on: a batch to score, an item, an example, an error. No torch here."""
 
 from __future__ import annotations
 

@@ -53,17 +53,19 @@ def _torch() -> Iterator[tuple[str, str]]:
 
 
 def _encoder() -> Iterator[tuple[str, str]]:
-    from instructrec_rl import encoder
+    from instructrec_rl.embedding_cache import cache_folder
+    from instructrec_rl.encoder import load_encoder
+    from instructrec_rl.encoder_model import pick_hardware
 
     try:
-        loaded = encoder.load_encoder()
+        loaded = load_encoder()
     except InputError as error:
         yield "encoder minilm", f"broken: {error}"
         return
     yield "encoder minilm", f"found, sha256 right, {loaded.dim} dimensions"
-    dtype, device = encoder._hardware("auto", "auto")
+    dtype, device = pick_hardware()
     yield "encoder runs in", f"{dtype} on {device}"
-    yield "encoder cache", str(encoder._cache_folder(loaded.config.cache))
+    yield "encoder cache", str(cache_folder(loaded.config.cache))
 
 
 def _places() -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from instructrec_rl.algorithms import Policy
 
 Summary = dict[str, Any]
+DRAWS = 16  # random answers to each instruction
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,21 @@ def summarise(scorer: Scorer, answers: Answers) -> Summary:
     if kinds := satisfied_by_kind(scorer.env, answers):
         by["kind"] = kinds
     return summary | ({"by": by} if by else {})
+
+
+def chance(scorer: Scorer, split: str, seed: int) -> Summary:
+    """What uniformly random answers score: the mean of several draws, as this is what every figure is normalised by."""
+    env = scorer.env
+    rows = np.tile(env.spec.rows(split), DRAWS)
+    items = np.random.default_rng(seed).choice(env.spec.menu(split), size=len(rows))
+    return _divide_counts(summarise(scorer, Answers(rows, items)))
+
+
+def _divide_counts(summary: Any) -> Any:
+    """The summary of `DRAWS` draws with the counts of one."""
+    if not isinstance(summary, dict):
+        return summary
+    return {key: value // DRAWS if key == "n" else _divide_counts(value) for key, value in summary.items()}
 
 
 def _means(scores: Mapping[str, np.ndarray]) -> Summary:

@@ -13,7 +13,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from instructrec_rl.core import InputError
 from instructrec_rl.encoder import load_encoder
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
-from instructrec_rl.evaluate import Answers, Scorer, Summary, normalise, play, summarise
+from instructrec_rl.evaluate import Answers, Scorer, Summary, chance, normalise, play, summarise
 from instructrec_rl.files import sha256_file, write_json_atomic, write_text_atomic
 from instructrec_rl.policies import save_policy
 from instructrec_rl.run_folder import Recorder
@@ -58,6 +57,7 @@ def run(config: RunConfig) -> Path:
     with screen.progress(f"{config.algo.name} on {config.reward.name}", config.algo.interactions) as update:
         recorder = Recorder(folder, config.seed, _validator(env, scorer), update, _tracker(config, folder))
         policy = learn(env, config.algo, recorder)
+    spent = recorder.spent  # of learning, without the baselines and the report
     save_policy(folder / "policy", config.algo.name, policy, env)
     answers = {split: play(policy, env, split) for split in _reported(env)}
     splits = {split: summarise(scorer, answer) for split, answer in answers.items()}
@@ -71,7 +71,8 @@ def run(config: RunConfig) -> Path:
         "policy": config.policy.name,
         "seed": config.seed,
         "interactions": config.algo.interactions,
-        **{key: round(value, 3) for key, value in recorder.spent.items()},
+        **({} if recorder.best_step is None else {"best_step": recorder.best_step}),
+        **{key: round(value, 3) for key, value in spent.items()},
         "splits": splits,
         "baselines": baselines,
     }
@@ -88,7 +89,10 @@ def learn(env: Environment, config: Any, recorder: Recorder) -> Policy:
     """Run the algorithm that `config.name` names; Ctrl-C stops it where its checkpoint is whole."""
     algorithm = importlib.import_module(f"instructrec_rl.algorithms.{config.name}")
     with _stop_at_interrupt(recorder):
-        return algorithm.learn(env, config, recorder)
+        policy = algorithm.learn(env, config, recorder)
+    if recorder.stopping:  # Ctrl-C came after the last moment at which the loop looks
+        raise KeyboardInterrupt
+    return policy
 
 
 @contextmanager
@@ -112,18 +116,7 @@ def _stop_at_interrupt(recorder: Recorder) -> Iterator[None]:
 
 
 def _options(group: Any) -> dict[str, Any]:
-    return {key: value for key, value in _plain(group).items() if key != "name"}
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """A config as JSON-able data."""
-    from omegaconf import DictConfig, OmegaConf
-
-    if isinstance(config, DictConfig):
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    return config
+    return {key: value for key, value in dataclasses.asdict(group).items() if key != "name"}
 
 
 def _reported(env: Environment) -> list[str]:
@@ -141,24 +134,24 @@ def _validator(env: Environment, scorer: Scorer) -> Callable[[Policy], dict[str,
 
 
 def _baselines(env: Environment, scorer: Scorer, config: RunConfig, folder: Path) -> dict[str, Any]:
-    """The simple policies on the same splits. Random is the mean of several draws, so that it normalises steadily."""
+    """The simple policies on the same splits."""
     from instructrec_rl.config import ALGORITHM_CONFIGS
 
-    names = {"none": NEEDED, "default": DEFAULT_BASELINES, "all": DEFAULT_BASELINES + DEARER_BASELINES}[
-        config.baselines
-    ]
+    names = {"none": NEEDED, "default": DEFAULT_BASELINES, "all": DEFAULT_BASELINES + DEARER_BASELINES}[config.baselines]
     found: dict[str, Any] = {}
     for name in names:
-        options = ALGORITHM_CONFIGS[name](name=name)
+        if name == "random":
+            found[name] = {"splits": {split: chance(scorer, split, config.seed) for split in _reported(env)}}
+            continue
         recorder = Recorder(folder / "baselines" / name, config.seed, _validator(env, scorer))
-        policy = learn(env, options, recorder)
+        policy = learn(env, ALGORITHM_CONFIGS[name](name=name), recorder)
         found[name] = {"splits": {split: summarise(scorer, play(policy, env, split)) for split in _reported(env)}}
     return found
 
 
 def _open_folder(config: RunConfig, env: Environment) -> Path:
     """Make the run's folder with its config and manifest, or check that the one to resume has the same config."""
-    plain = _plain(config)
+    plain = dataclasses.asdict(config)
     for key in ("out", "resume"):
         plain.pop(key)
     text = _yaml(plain)
@@ -217,20 +210,27 @@ def _manifest(config: RunConfig, env: Environment) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": _command(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": config.seed,
         "versions": {"python": platform.python_version(), **versions},
         "commit": _commit(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "sha256": {
-            "data": {str(path): sha256_file(path) for path in env.spec.files},
+            "data": {os.path.relpath(path, env.spec.folder): sha256_file(path) for path in env.spec.files},
             "encoder": env.encoder.fingerprint,
             "feedback": env.reward.version,
         },
         "left_out": env.spec.left_out,
     }
+
+
+def _command() -> str:
+    """The command line that started this run, as one would type it."""
+    program = Path(sys.argv[0])
+    name = "python -m instructrec_rl.run" if program.suffix == ".py" else program.name
+    return f"{name} {shlex.join(sys.argv[1:])}".strip()
 
 
 def _commit() -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MAX_THRESHOLDS = 32
 
 
+TEXT_LENGTH = 3.0  # Euclidean length of an item's text features
 PRIOR = 0.5  # Q at the start is this times the cosine: well inside the range of a reward in [0, 1]
 
 
@@ -39,7 +40,8 @@ def item_features(items: Sequence[Item], kind: str, embed: Callable[[], np.ndarr
         return features, np.zeros((features.shape[1], embed().shape[1]), dtype=np.float32)
     vectors = embed()
     spread = vectors - vectors.mean(0)  # texts of one catalog share most of their direction
-    scale = max(float(spread.std()), 1e-6)
+    # as long as a row of attributes is: entries of unit variance made DQN's updates unstable
+    scale = max(float(np.linalg.norm(spread, axis=1).mean()), 1e-6) / TEXT_LENGTH
     features = np.concatenate([constant, spread / scale, identity], axis=1)
     prior = np.zeros((features.shape[1], vectors.shape[1]), dtype=np.float32)
     prior[1 : 1 + vectors.shape[1]] = PRIOR * scale * np.eye(vectors.shape[1])

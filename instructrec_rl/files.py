@@ -154,8 +154,8 @@ def _cannot(verb: str, path: Path, error: OSError) -> InputError:
     return InputError(f"cannot {verb}: {(error.strerror or str(error)).lower()}", path)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write UTF-8 text so that the path holds the old content or the new, never a part, also after kill -9.
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that the path holds the old content or the new, never a part, also after kill -9.
 
     Makes the folder where it is missing. Raises InputError where the disk refuses.
     """
@@ -163,16 +163,20 @@ def write_text_atomic(path: Path, text: str) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+            with temporary.open("wb") as stream:
+                stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())  # a full disk may answer only here
             os.replace(temporary, path)
         finally:
-            with contextlib.suppress(
-                OSError
-            ):  # gone after the rename; after a failure the first error is the one to show
+            # gone after the rename; after a failure the first error is the one to show
+            with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_bytes_atomic` does."""
+    write_bytes_atomic(path, text.encode())
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

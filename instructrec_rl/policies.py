@@ -42,14 +42,20 @@ class TextPolicy:
 
 def save_policy(folder: Path, algo: str, policy: Policy, env: Environment) -> None:
     """Write a policy's folder: its own files, the catalog, and which encoder it reads. JSON and safetensors only."""
-    folder.mkdir(parents=True, exist_ok=True)
-    policy.save(folder)
+    from safetensors import SafetensorError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        policy.save(folder)
+    except (OSError, SafetensorError) as error:  # a full or read-only disk
+        raise InputError(f"the policy cannot be written: {error}", folder) from error
     items = [json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n" for item in env.items]
     write_text_atomic(folder / "items.jsonl", "".join(items))
     about = {
         "algo": algo,
         "env": env.spec.name,
-        "encoder": {**dataclasses.asdict(env.encoder.config), "cache": "", "fingerprint": env.encoder.fingerprint},
+        "encoder": {**dataclasses.asdict(env.encoder.config), "cache": "", "device": "auto"},
+        "model_fingerprint": env.encoder.model_fingerprint,
         "menu": env.spec.regular.tolist(),
     }
     write_json_atomic(folder / "policy.json", about)
@@ -69,9 +75,8 @@ def load_policy(run_dir: str | Path) -> TextPolicy:
             f'unknown algorithm "{about["algo"]}".{nearest(about["algo"], find_algorithms())}', folder / "policy.json"
         )
     items = [Item(**record) for _, record in read_jsonl(folder / "items.jsonl")]
-    fingerprint = about["encoder"].pop("fingerprint")
     encoder = load_encoder(EncoderConfig(**about["encoder"]))
-    if encoder.fingerprint != fingerprint:
-        raise InputError("the policy was trained with another encoder or precision than this machine loads", folder)
+    if encoder.model_fingerprint != about.get("model_fingerprint"):
+        raise InputError("the policy was trained with another encoder than the one found here", folder)
     policy = importlib.import_module(f"instructrec_rl.algorithms.{about['algo']}").load(folder, items)
     return TextPolicy(policy, items, np.array(about["menu"], dtype=np.int64), encoder)

@@ -23,7 +23,7 @@ import numpy as np
 
 from instructrec_rl.core import Batch, InputError, Item, nearest
 from instructrec_rl.files import find_rewards, read_yaml
-from instructrec_rl.typed import build_config
+from instructrec_rl.options import build_config
 
 SLACK = 1e-9  # how far outside [0, 1] a score may lie by rounding; it is clipped
 

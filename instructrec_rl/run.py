@@ -9,18 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from instructrec_rl.cli import DONE, FAULT, WRONG_INPUT, run_command
-from instructrec_rl.config import (
-    ALGORITHM_CONFIGS,
-    ENCODERS,
-    GROUPS,
-    POLICIES,
-    RunConfig,
-    compose,
-    hydra_started,
-    parse_grammar,
-)
+from instructrec_rl.compose import compose, hydra_started
+from instructrec_rl.config import ALGORITHM_CONFIGS, ENCODERS, GROUPS, POLICIES, RunConfig
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.files import find_envs, find_experiments, find_rewards
+from instructrec_rl.overrides import parse_grammar
 
 HELP = """usage: python -m instructrec_rl.run [-m] [group=name] [group.option=value]...
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.core import InputError
-from instructrec_rl.files import append_jsonl, read_jsonl, write_text_atomic
+from instructrec_rl.files import append_jsonl, read_jsonl, write_text_atomic, writing
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +38,12 @@ class Recorder:
         tracker: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
     ):
         self.folder, self.seed, self.validate = folder, seed, validate
+        self.best_step: int | None = None  # where the policy that is kept stood, for algorithms that keep the best
         self.stopping = False  # set at Ctrl-C: the loop then writes a checkpoint where its state is whole, and stops
         self.progress, self.tracker = progress, tracker
         self.checkpoints = folder / "checkpoints"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._started = (time.perf_counter(), time.process_time())
         self._before = {"wall_s": 0.0, "cpu_s": 0.0}
 
@@ -59,17 +61,19 @@ class Recorder:
 
     def save_checkpoint(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint; `state` must be JSON. Older ones are removed once this one is complete."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         text = json.dumps({"step": step, "spent": self.spent, **state})
         target = self.checkpoints / f"step-{step:012d}.safetensors"
         part = target.with_suffix(f".{os.getpid()}.part")
         try:
+            self.checkpoints.mkdir(exist_ok=True)
             save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata={"state": text})
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             part.replace(target)
-        except (OSError, RuntimeError) as error:  # safetensors wraps a full disk in its own exception
+        except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in its own exception
             part.unlink(missing_ok=True)
             raise InputError(f"the checkpoint cannot be written: {error}", target) from error
         for old in sorted(self.checkpoints.glob("step-*.safetensors"))[:-KEPT_CHECKPOINTS]:

@@ -14,10 +14,10 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
-from instructrec_rl.config import option
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.pairs import Pairs, distinct_pairs
+from instructrec_rl.options import option
 from instructrec_rl.rewards import RewardContext
+from instructrec_rl.text_pairs import Pairs, distinct_pairs
 
 VARIANTS = {"rouge1": ("rouge1",), "rouge2": ("rouge2",), "rougeL": ("rougeL",), "mean": ("rouge1", "rouge2", "rougeL")}
 KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")

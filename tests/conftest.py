@@ -34,7 +34,13 @@ def write_toys(folder: Path, **about: object) -> Path:
     """An environment `toys`: 12 toys of 4 colours and 3 shapes; instructions ask for a colour, a shape, or both."""
     home = folder / "envs" / "toys"
     home.mkdir(parents=True)
-    header = {"name": "toys", "version": 1, "format": "catalog", "action": "choose", "metrics": ["constraints", "exact_match"]}
+    header = {
+        "name": "toys",
+        "version": 1,
+        "format": "catalog",
+        "action": "choose",
+        "metrics": ["constraints", "exact_match"],
+    }
     lines = [f"{key}: {json.dumps(value)}" for key, value in {**header, **about}.items()]
     (home / "env.yaml").write_text("\n".join(lines) + "\n")
     items = [
@@ -44,22 +50,38 @@ def write_toys(folder: Path, **about: object) -> Path:
     ]
     (home / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     rows = []
-    for openers, split in ((("I want", "give me", "please bring"), "train"), (("could I have",), "validation"), (("find me",), "test")):
+    for openers, split in (
+        (("I want", "give me", "please bring"), "train"),
+        (("could I have",), "validation"),
+        (("find me",), "test"),
+    ):
         for opener in openers:
             for c in (*COLOURS, None):
                 for s in (*SHAPES, None):
                     if c is None and s is None:
                         continue
-                    wanted = [{"kind": k, "attribute": k, "op": "is", "value": v} for k, v in (("colour", c), ("shape", s)) if v]
+                    wanted = [
+                        {"kind": k, "attribute": k, "op": "is", "value": v}
+                        for k, v in (("colour", c), ("shape", s))
+                        if v
+                    ]
                     best = [item["id"] for item in items if all(item[w["attribute"]] == w["value"] for w in wanted)]
                     text = f"{opener} a {s or 'toy'}, {'painted ' + c if c else 'any colour'}"
-                    rows.append({"id": f"r{len(rows)}", "instruction": text, "split": split, "best": best, "constraints": wanted})
+                    rows.append(
+                        {
+                            "id": f"r{len(rows)}",
+                            "instruction": text,
+                            "split": split,
+                            "best": best,
+                            "constraints": wanted,
+                        }
+                    )
     (home / "instructions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return home
 
 
-@pytest.fixture()
+@pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """Call it to write the toys environment (with changes to env.yaml) into an empty current directory."""
     monkeypatch.chdir(tmp_path)
-    yield lambda **about: write_toys(tmp_path, **about)
+    return lambda **about: write_toys(tmp_path, **about)

@@ -265,12 +265,12 @@ def test_linucb_equals_ridge_regression_in_closed_form(make, train, tmp_path):
     env = make()
     linucb = module("linucb")
     config = ALGORITHM_CONFIGS["linucb"](name="linucb", interactions=500, num_envs=50, ridge=2.0)
-    learner = linucb.Learner(env, config)
+    learner = linucb.Learner(env, config, 0)
     seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     update = learner._update
     learner._update = lambda x, chosen, rewards: (seen.append((x, chosen, rewards)), update(x, chosen, rewards))[1]
     while learner.state["step"] < 500:
-        learner.answer(0)
+        learner.answer()
     x, chosen, rewards = (np.concatenate(part) for part in zip(*seen))
     for place, item in enumerate(learner.menu):
         mine = x[chosen == place]

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from instructrec_rl import config
-from instructrec_rl.config import ALGORITHM_CONFIGS, compose, reward_options
+from instructrec_rl.compose import compose
+from instructrec_rl.config import ALGORITHM_CONFIGS, reward_options
 from instructrec_rl.core import InputError
 from instructrec_rl.encoder import EncoderConfig
 
@@ -72,6 +74,23 @@ def test_values_take_their_types(here):
     assert isinstance(run.algo.interactions, int)
     assert isinstance(run.algo.gamma, float)
     assert run.env.splits == {"val": "test"}
+
+
+def test_an_option_that_env_yaml_decides_is_null(here):
+    assert (compose([]).env.turns, compose([]).env.turn_cost) == (None, None)
+    run = compose(["env.turns=null", "env.turn_cost=null"])
+    assert (run.env.turns, run.env.turn_cost) == (None, None)
+    run = compose(["env.turns=1", "env.turn_cost=0"])
+    assert (run.env.turns, run.env.turn_cost) == (1, 0.0)
+    assert compose(["env.turns=1e1"]).env.turns == 10
+    write(here / "experiments" / "plain.yaml", "env: {name: pizza_rec, turns: null}\n")
+    assert compose(["env.turns=3", "experiment=plain"]).env.turns == 3
+
+
+def test_chinese_with_an_encoder_that_reads_it(here):
+    run = compose(["env.lang=zh", "encoder=hf", "encoder.model=some/model"])
+    assert (run.env.lang, run.encoder.name) == ("zh", "hf")
+    assert compose(["env.lang=en"]).env.lang == "en"
 
 
 def test_later_overrides_win(here):
@@ -176,7 +195,7 @@ def test_a_wrong_experiment_is_named(here, content, said):
         (["algo.interactions=null"], "algo.interactions=null: expected an integer, got null"),
         (["algo.gamma=x"], 'algo.gamma=x: expected a number, got "x"'),
         (["resume=maybe"], 'resume=maybe: expected true or false, got "maybe"'),
-        (["env.splits=3"], "env.splits=3: expected a mapping, got 3"),
+        (["env.splits=3"], "env.splits=3: expected a mapping of names to text, got 3"),
         (["algo.gamma.x=3"], 'algo.gamma.x=3: "gamma" has no options below it'),
         (["algo.interactions=0"], "algo.interactions=0: expected at least 1"),
         (["algo.gamma=1.5"], "algo.gamma=1.5: expected at least 0 and at most 1"),
@@ -197,6 +216,13 @@ def test_a_wrong_experiment_is_named(here, content, said):
             "seed=0,1: several values are a sweep, which needs -m; quote a text that has commas: \"seed='0,1'\"",
         ),
         (["hydra.verbose=true"], "hydra.verbose: options of Hydra's launchers need -m (a sweep)"),
+        (["env.turns=0"], "env.turns=0: expected at least 1"),
+        (["env.turns=true"], "env.turns=true: expected an integer or null, got true"),
+        (["env.turns=1.5"], "env.turns=1.5: expected an integer or null, got 1.5"),
+        (["env.turn_cost=2"], "env.turn_cost=2: expected at least 0 and at most 1"),
+        (["env.oos=kep"], 'env.oos=kep: not one of its values. Did you mean "keep"? Known: drop, keep.'),
+        (["env.lang=fr"], "env.lang=fr: not one of its values. Known: auto, en, zh."),
+        (["env.lang=zh"], "env.lang=zh: encoder=minilm reads English only; use encoder=hf encoder.model=PATH_OR_ID"),
         (["env.name=x"], "env.name=x: a group's option is chosen by env=x"),
         (["out=${nope}"], "out: Interpolation key 'nope' not found"),
     ],
@@ -228,12 +254,34 @@ def test_every_option_is_in_the_docs():
     classes = [("env", config.EnvConfig), ("policy", config.PolicyConfig), ("encoder", EncoderConfig)]
     classes += [("algo", cls) for cls in ALGORITHM_CONFIGS.values()]
     keys = {f"{group}.{f.name}" for group, cls in classes for f in dataclasses.fields(cls) if f.name != "name"}
-    assert [key for key in sorted({*keys, *config.TOP, *ALGORITHM_CONFIGS}) if f"`{key}`" not in page] == []
+    assert [key for key in sorted({*keys, *config.TOP}) if f"`{key}`" not in page] == []
+    assert [name for name in ALGORITHM_CONFIGS if f"`{name}`" not in page and f"`algo={name}`" not in page] == []
+
+
+def documented_defaults(text: str) -> dict[str, str]:
+    rows = re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| ([^|]*?) *\|", text, re.MULTILINE)
+    return {key: default for key, default in rows if default}
+
+
+def test_the_defaults_in_the_docs_are_the_real_ones():
+    page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+    sections = re.split(r"^`algo=(\w+)`:$", page, flags=re.MULTILINE)
+    checked = 0
+    tables = [(name, "algo", ALGORITHM_CONFIGS[name]) for name in sections[1::2]]
+    tables += [("env", "env", config.EnvConfig), ("encoder", "encoder", EncoderConfig)]
+    for name, group, cls in tables:
+        text = sections[sections.index(name) + 1] if group == "algo" else page
+        real = {f"{group}.{f.name}": f.default for f in dataclasses.fields(cls)}
+        for key, told in documented_defaults(text).items():
+            if key in real and real[key] not in ("", None):
+                assert type(real[key])(told) == real[key], key
+                checked += 1
+    assert checked > 40
 
 
 def test_composing_loads_neither_torch_nor_gymnasium(here):
     code = (
-        "import sys; from instructrec_rl.config import compose; assert 'hydra' not in sys.modules; compose([]);"
+        "import sys; from instructrec_rl.compose import compose; assert 'hydra' not in sys.modules; compose([]);"
         "print(sorted({'torch', 'gymnasium', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""DQN: it learns a planted problem in seconds, repeats itself, resumes bit for bit, and bootstraps only where it should."""
+"""DQN: it learns a planted problem in seconds, repeats itself, resumes bit for bit, and bootstraps where it should."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from instructrec_rl.evaluate import Scorer, play
 from instructrec_rl.files import read_jsonl
 from instructrec_rl.run_folder import Recorder
 
-SMALL = DQNConfig(interactions=3_000, num_envs=32, batch_size=64, hidden=64, eval_every=1_000, checkpoint_every=500, learning_rate=3e-3)
+SMALL = DQNConfig(
+    interactions=3_000,
+    num_envs=32,
+    batch_size=64,
+    hidden=64,
+    eval_every=1_000,
+    checkpoint_every=500,
+    learning_rate=3e-3,
+)
 
 
 def recorder(env: Environment, folder: Path, seed: int = 0, stop_at: int | None = None) -> Recorder:
@@ -48,7 +56,10 @@ def same(a: dqn.DQNPolicy, b: dqn.DQNPolicy) -> bool:
 
 
 def steps(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in ("wall_s", "cpu_s")} for _, record in read_jsonl(folder / "metrics.jsonl")]
+    return [
+        {k: v for k, v in record.items() if k not in ("wall_s", "cpu_s")}
+        for _, record in read_jsonl(folder / "metrics.jsonl")
+    ]
 
 
 @pytest.mark.parametrize("state", ["sentence", "clauses", "tokens"])
@@ -107,7 +118,8 @@ def test_save_and_load_answer_alike(toys: Callable[..., Path], tmp_path: Path) -
     loaded = dqn.load(tmp_path, env.items)
     asked = env.asked(env.spec.rows("test"))
     torch.testing.assert_close(loaded.values(asked), policy.values(asked), rtol=0, atol=1e-6)
-    assert not list(tmp_path.glob("*.p*t")) and not list(tmp_path.glob("*.pkl"))
+    assert not list(tmp_path.glob("*.p*t"))
+    assert not list(tmp_path.glob("*.pkl"))
 
 
 def test_the_target_is_the_papers(toys: Callable[..., Path]) -> None:
@@ -157,7 +169,8 @@ def test_replay_is_a_ring(toys: Callable[..., Path]) -> None:
     for k in range(7):
         turn = world.start(env.spec.rows("train")[k : k + 3])
         replay.add(turn, np.full(3, k), world.step(turn, np.full(3, k)))
-    assert replay.size == 10 and replay.head == 1
+    assert replay.size == 10
+    assert replay.head == 1
     assert sorted(replay.columns["items"]) == [3, 4, 4, 4, 5, 5, 5, 6, 6, 6]
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrec_rl import encoder as module
+from instructrec_rl import encoder_model
 from instructrec_rl.core import InputError
+from instructrec_rl.embedding_cache import MANY_SMALL, SHARD_TEXTS, EmbeddingCache, cache_folder, text_keys
 from instructrec_rl.encoder import Encoder, EncoderConfig, load_encoder
 
 TEXTS = [
@@ -112,7 +113,7 @@ def test_cached_run_does_not_import_the_model_code(tmp_path: Path) -> None:
         encoder = load_encoder(EncoderConfig(cache={str(tmp_path)!r}))
         encoder.encode({TEXTS[:2]!r})
         print(encoder.num_encoded, "transformers" in sys.modules)"""
-    root = Path(module.__file__).parents[1]
+    root = Path(encoder_model.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert (done.stdout.split(), done.stderr) == (["0", "False"], "")
 
@@ -122,27 +123,29 @@ def test_loading_prints_nothing_and_leaves_the_random_stream(
 ) -> None:
     import torch
 
-    module._load_model.cache_clear()
+    encoder_model.load_model.cache_clear()
     before = torch.get_rng_state()
     make(tmp_path, name="hf", model=str(tiny)).encode(["no pizza"])
     assert torch.equal(torch.get_rng_state(), before)
     assert capfd.readouterr() == ("", "")
 
 
-def test_settings_and_files_are_part_of_the_fingerprint(tiny: Path, tmp_path: Path) -> None:
-    def prints(**options) -> str:
-        return make(tmp_path, name="hf", model=str(tiny), **options).fingerprint
+def test_what_the_fingerprints_cover(tiny: Path, tmp_path: Path) -> None:
+    def prints(**options) -> tuple[str, str]:
+        encoder = make(tmp_path, name="hf", model=str(tiny), **options)
+        return encoder.model_fingerprint, encoder.fingerprint
 
-    every = [prints(), prints(pooling="cls"), prints(max_tokens=16), prints(dtype="bf16"), prints(dtype="fp32")]
-    every = [every[0], *every[1:3], *sorted(set(every[3:]))]
+    fp32, bf16 = prints(dtype="fp32"), prints(dtype="bf16")
+    assert fp32[0] == bf16[0]  # a policy reads the vectors of either
+    assert fp32[1] != bf16[1]  # the cache keeps them apart
+    every = [fp32, prints(dtype="fp32", pooling="cls"), prints(dtype="fp32", max_tokens=16)]
     weights = tiny / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    every.append(prints())
-    assert len(set(every)) >= len(every) - 1  # auto is bf16 or fp32
-    assert every[0] != every[-1]
-    assert all(len(one) == 64 for one in every)
+    every.append(prints(dtype="fp32"))
+    assert [len(set(column)) for column in zip(*every)] == [4, 4]
+    assert all(len(one) == 64 for pair in every for one in pair)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
@@ -166,7 +169,7 @@ def shards(cache: Path, kind: str = "sentences") -> list[Path]:
     return sorted(cache.glob(f"*/{kind}-*.safetensors"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "zeros", "no header"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "other sizes", "no header"])
 @pytest.mark.parametrize("kind", ["sentences", "tokens"])
 def test_damaged_shard_is_reported_and_encoded_again(
     damage: str, kind: str, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -180,13 +183,18 @@ def test_damaged_shard_is_reported_and_encoded_again(
     expected, _ = run()
     (path,) = shards(tmp_path, kind)
     data = path.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    states = json.loads(data[8:start])["states"]["data_offsets"]
-    broken = bytearray(data)
-    filler = b"\0" if kind == "sentences" else b"\xff"
-    broken[start + states[0] : start + states[1]] = filler * (states[1] - states[0])
+    header = 8 + int.from_bytes(data[:8], "little")
+    fields = json.loads(data[8:header])
+    begin, end = fields["offsets"]["data_offsets"]
+    other = np.array([0, 2, 1], "<i8").tobytes()  # decreasing
     path.write_bytes(
-        {"truncated": data[:-9], "empty": b"", "garbage": b"x" * 99, "zeros": bytes(broken)}.get(damage, data[:30])
+        {
+            "truncated": data[:-9],
+            "empty": b"",
+            "garbage": b"x" * 99,
+            "other sizes": data[: header + begin] + other + data[header + end :],
+            "no header": data[:30],
+        }[damage]
     )
     with caplog.at_level(logging.WARNING):
         again, encoded = run()
@@ -199,7 +207,7 @@ def test_damaged_shard_is_reported_and_encoded_again(
 
 def test_many_small_shards_are_merged(tiny: Path, tmp_path: Path) -> None:
     encoder = make(tmp_path, name="hf", model=str(tiny))
-    texts = [f"pizza with{' ham' * i}" for i in range(module.MANY_SMALL + 5)]
+    texts = [f"pizza with{' ham' * i}" for i in range(MANY_SMALL + 5)]
     for kind in (encoder.encode, encoder.encode_tokens):
         for text in texts:
             kind([text])
@@ -249,11 +257,12 @@ def test_looking_up_many_texts_is_quick(tmp_path: Path) -> None:
     vectors = rng.standard_normal((len(texts), 384), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     encoder = make(tmp_path)
-    store = module._Store(tmp_path / encoder.fingerprint[:32], "sentences", 384)
-    for i in range(0, len(texts), module.CHUNK):
-        part = slice(i, i + module.CHUNK)
-        keys = module._keys(texts[part])
-        store.add({"keys": keys, "unknown": np.zeros(len(keys), np.float32), "states": vectors[part]})
+    cache = EmbeddingCache(tmp_path / encoder.fingerprint[:32], "sentences", {"states": ("<f4", (384,))})
+    for i in range(0, len(texts), SHARD_TEXTS):
+        part = slice(i, i + SHARD_TEXTS)
+        offsets = np.arange(len(texts[part]) + 1)
+        unknown = np.zeros(len(texts[part]), np.float32)
+        cache.add(text_keys(texts[part]), {"unknown": unknown, "offsets": offsets, "states": vectors[part]})
     begin = time.process_time()
     found = encoder.encode(texts)
     assert time.process_time() - begin < 1.5  # 0.3 s where nothing else runs
@@ -332,7 +341,7 @@ def test_cut_texts_are_reported(tiny: Path, tmp_path: Path, caplog: pytest.LogCa
 
 def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert module._cache_folder("") == tmp_path / "instructrec-rl" / "embeddings"
+    assert cache_folder("") == tmp_path / "instructrec-rl" / "embeddings"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert module._cache_folder("") == tmp_path / "home" / ".cache" / "instructrec-rl" / "embeddings"
+    assert cache_folder("") == tmp_path / "home" / ".cache" / "instructrec-rl" / "embeddings"

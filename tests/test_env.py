@@ -60,11 +60,36 @@ def test_env_yaml_faults(toys: Toys, about: dict[str, object], words: str) -> No
     ("name", "line", "text", "words"),
     [
         ("instructions.jsonl", 5, '{"id": "r4", "instruction"', "instructions.jsonl:5: "),
-        ("instructions.jsonl", 3, '{"id": "x", "instruction": "hm", "split": "train", "best": ["red_cirle"]}', 'Did you mean "red_circle"?'),
-        ("instructions.jsonl", 2, '{"id": "x", "instruction": " ", "split": "train", "best": ["red_star"]}', 'instructions.jsonl:2: the field "instruction" is'),
-        ("instructions.jsonl", 2, '{"id": "r5", "instruction": "hm", "split": "train", "best": ["red_star"]}', 'the id "r5" stands already at line 2'),
-        ("instructions.jsonl", 2, '{"id": "x", "instruction": "hm", "split": "train", "best": []}', '"best" must be a list of at least one'),
-        ("items.jsonl", 4, '{"id": "red_circle", "name": "n", "text": "t"}', 'items.jsonl:4: the id "red_circle" stands already at line 1'),
+        (
+            "instructions.jsonl",
+            3,
+            '{"id": "x", "instruction": "hm", "split": "train", "best": ["red_cirle"]}',
+            'Did you mean "red_circle"?',
+        ),
+        (
+            "instructions.jsonl",
+            2,
+            '{"id": "x", "instruction": " ", "split": "train", "best": ["red_star"]}',
+            'instructions.jsonl:2: the field "instruction" is',
+        ),
+        (
+            "instructions.jsonl",
+            2,
+            '{"id": "r5", "instruction": "hm", "split": "train", "best": ["red_star"]}',
+            'the id "r5" stands already at line 2',
+        ),
+        (
+            "instructions.jsonl",
+            2,
+            '{"id": "x", "instruction": "hm", "split": "train", "best": []}',
+            '"best" must be a list of at least one',
+        ),
+        (
+            "items.jsonl",
+            4,
+            '{"id": "red_circle", "name": "n", "text": "t"}',
+            'items.jsonl:4: the id "red_circle" stands already at line 1',
+        ),
         ("items.jsonl", 4, '{"id": "q", "name": "n"}', 'items.jsonl:4: the field "text" is missing'),
         ("items.jsonl", 12, '{"id": "yellow_star", "name": "n", "text": "t", "split": "tset"}', 'only in split "tset"'),
     ],
@@ -80,11 +105,11 @@ def test_unknown_names(toys: Toys) -> None:
     toys()
     with pytest.raises(InputError, match='Did you mean "toys"'):
         load_env("toy")
-    with pytest.raises(InputError, match='no option "catalogue".*Did you mean "catalog"'):
+    with pytest.raises(InputError, match=r'no option "catalogue".*Did you mean "catalog"'):
         load_env("toys", catalogue="large")
-    with pytest.raises(InputError, match='env.catalog="large" is not one of its catalogs'):
+    with pytest.raises(InputError, match=r'env.catalog="large" is not one of its catalogs'):
         load_env("toys", catalog="large")
-    with pytest.raises(InputError, match='no split "tests".*Did you mean "test"'):
+    with pytest.raises(InputError, match=r'no split "tests".*Did you mean "test"'):
         load_env("toys").dynamics("tests")
 
 
@@ -94,7 +119,11 @@ def test_without_splits_a_hash_makes_them(toys: Toys) -> None:
     path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "split"}) + "\n" for row in rows))
     first, second = load_env("toys"), load_env("toys")
     sizes = {name: len(split) for name, split in first.splits.items()}
-    assert sizes == {"train": len(rows) - 2 * round(len(rows) / 10), "validation": round(len(rows) / 10), "test": round(len(rows) / 10)}
+    assert sizes == {
+        "train": len(rows) - 2 * round(len(rows) / 10),
+        "validation": round(len(rows) / 10),
+        "test": round(len(rows) / 10),
+    }
     assert all(np.array_equal(first.splits[name], second.splits[name]) for name in sizes)
 
 
@@ -116,7 +145,8 @@ def test_check_env_passes_for_every_combination(toys: Toys, state: str, action: 
         assert set(space.spaces) == {state, "mask"} | ({"context", "last_reward"} if turns > 1 else set())  # type: ignore[attr-defined]
     observation, info = env.reset(seed=0)
     assert space.contains(observation)
-    assert info["instruction"] and info["row_id"].startswith("r")
+    assert info["instruction"]
+    assert info["row_id"].startswith("r")
 
 
 def test_text_and_index_actions_earn_the_same(toys: Toys) -> None:
@@ -134,7 +164,9 @@ def test_text_and_index_actions_earn_the_same(toys: Toys) -> None:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**20), num_envs=st.integers(1, 5), turns=st.sampled_from([1, 2, 3]), data=st.data())
-def test_same_seed_same_episodes_serial_and_vectorised(toys_once: None, seed: int, num_envs: int, turns: int, data: st.DataObject) -> None:
+def test_same_seed_same_episodes_serial_and_vectorised(
+    toys_once: None, seed: int, num_envs: int, turns: int, data: st.DataObject
+) -> None:
     many = InstructionVectorEnv("toys", num_envs, turns=turns)
     singles = [InstructionEnv("toys", turns=turns) for _ in range(num_envs)]
     observations, infos = many.reset(seed=seed)
@@ -156,7 +188,7 @@ def test_same_seed_same_episodes_serial_and_vectorised(toys_once: None, seed: in
             assert info["row_id"] == infos["row_id"][i]
 
 
-@pytest.fixture()
+@pytest.fixture
 def toys_once(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.conftest import write_toys
 
@@ -173,7 +205,8 @@ def test_make_vec_uses_the_native_vector_env(toys: Toys) -> None:
     envs.reset(seed=0)
     _, rewards, terminated, truncated, _ = envs.step(envs.action_space.sample())
     assert set(rewards) <= {0.0, 1.0}
-    assert terminated.all() and not truncated.any()
+    assert terminated.all()
+    assert not truncated.any()
 
 
 def test_turns_pay_for_improvement_and_end_when_right(toys: Toys) -> None:
@@ -185,15 +218,21 @@ def test_turns_pay_for_improvement_and_end_when_right(toys: Toys) -> None:
     half = next(i for i, item in enumerate(env.items) if (item.attributes["colour"] == wanted["colour"]) and i != right)
     world = env.dynamics("train")
     first = world.step(world.start(rows), np.array([half]))
-    assert first.rewards[0] == pytest.approx(0.5) and not first.terminated[0] and not first.truncated[0]
+    assert first.rewards[0] == pytest.approx(0.5)
+    assert not first.terminated[0]
+    assert not first.truncated[0]
     again = world.step(first.turn, np.array([half]))
     assert again.rewards[0] == pytest.approx(-0.1)
     solved = world.step(again.turn, np.array([right]))
     assert solved.rewards[0] == pytest.approx(0.5 - 0.1)
-    assert solved.terminated[0] and not solved.truncated[0]
+    assert solved.terminated[0]
+    assert not solved.truncated[0]
     missed = world.step(again.turn, np.array([half]))
-    assert missed.truncated[0] and not missed.terminated[0]
-    np.testing.assert_allclose(world.context(first.turn.tried, first.turn.last_score)[0, :-1], env.item_vectors[half], atol=1e-6)  # type: ignore[index]
+    assert missed.truncated[0]
+    assert not missed.terminated[0]
+    np.testing.assert_allclose(
+        world.context(first.turn.tried, first.turn.last_score)[0, :-1], env.item_vectors[half], atol=1e-6
+    )  # type: ignore[index]
 
 
 def test_render_is_text_and_a_row_can_be_asked(toys: Toys) -> None:
@@ -202,6 +241,8 @@ def test_render_is_text_and_a_row_can_be_asked(toys: Toys) -> None:
     env.reset(seed=0, options={"row_id": "r3"})
     env.step(0)
     shown = env.render()
-    assert shown and "instruction: I want" in shown and "response: a circle painted red" in shown
+    assert shown
+    assert "instruction: I want" in shown
+    assert "response: a circle painted red" in shown
     with pytest.raises(InputError, match='split "train" has no row "nope"'):
         env.reset(options={"row_id": "nope"})

@@ -14,7 +14,7 @@ from instructrec_rl import load_reward
 from instructrec_rl.constraints import OPS, constraint_matrix, satisfies
 from instructrec_rl.core import Batch, InputError, Item
 from instructrec_rl.files import find_rewards
-from instructrec_rl.items import ItemFinder
+from instructrec_rl.item_finder import ItemFinder
 from instructrec_rl.rewards import RewardError, reward_config_class
 
 ITEMS = [
@@ -206,7 +206,7 @@ def test_a_broken_file_is_named_with_its_line(empty: Path, text: str, message: s
     [
         ("rogue", {}, 'unknown reward "rogue". Did you mean "rouge"?'),
         ("rouge", {"varient": "rouge1"}, 'unknown option "varient" of reward=rouge. Did you mean "variant"?'),
-        ("rouge", {"variant": "rougel"}, "reward.variant: 'rougel' is not one of its values. Did you mean \"rougeL\"?"),
+        ("rouge", {"variant": "rougel"}, 'reward.variant=rougel: not one of its values. Did you mean "rougeL"?'),
         ("rouge", {"variant": 1}, "reward.variant: expected text, got 1"),
         ("exact_match", {"articles": 1}, "reward.articles: expected true or false, got 1"),
         ("constraints", {"strict": True}, 'unknown option "strict" of reward=constraints. It takes none.'),

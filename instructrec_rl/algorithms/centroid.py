@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from instructrec_rl.files import writing
+from instructrec_rl.files import write_bytes_atomic
 
 if TYPE_CHECKING:
     from instructrec_rl.config import BaselineConfig
@@ -36,11 +36,7 @@ class CentroidPolicy:
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
-        path = folder / FILE
-        with writing(path):
-            part = path.with_suffix(".part")
-            part.write_bytes(save({"centroids": self.centroids, "known": self.known}))
-            part.replace(path)
+        write_bytes_atomic(folder / FILE, save({"centroids": self.centroids, "known": self.known}))
 
 
 def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> CentroidPolicy:

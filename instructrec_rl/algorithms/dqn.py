@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from instructrec_rl.run_folder import Recorder
 
 
+MAX_GRADIENT = 1.0  # norm at which gradients are clipped
+
+
 class DQNPolicy:
     """Greedy on Q. Holds the network, the items' features (A, F) and the granularity of the state it reads."""
 
@@ -176,14 +179,15 @@ class Learner:
             return network(*self.reader(rows), context).float()
 
     def explore(self) -> None:
-        """Answer once in every environment, and keep what happened."""
-        config, dynamics, turn = self.config, self.dynamics, self.turn
+        """Answer once in every environment (in fewer where the budget ends), and keep what happened."""
+        config, dynamics = self.config, self.dynamics
+        turn = self.turn.select(slice(config.interactions - self.count["step"]))
         ratio = config.temperature_end / config.temperature_start
         temperature = config.temperature_start * ratio**self.progress
         self.network.eval()
         with torch.inference_mode():
-            values = self.weights(self.network, turn.rows, self.context(turn.tried, turn.last_score)) @ self.features.T
-        values = values.cpu().numpy()[:, dynamics.menu]
+            weights = self.weights(self.network, turn.rows, self.context(turn.tried, turn.last_score))
+        values = (weights @ self.features.T).cpu().numpy()[:, dynamics.menu]
         # argmax of Q / T + Gumbel noise is a draw from the Boltzmann distribution
         chosen = (values / temperature + self.rng.gumbel(size=values.shape)).argmax(1)
         at_random = self.rng.random(len(chosen)) < config.epsilon
@@ -217,6 +221,7 @@ class Learner:
         loss = nn.functional.mse_loss(values, goal)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT)
         for group in self.optimizer.param_groups:  # constant, then linearly to zero over the last half
             group["lr"] = config.learning_rate * min(1.0, 2 * max(0.0, 1 - self.progress) + 1e-3)
         self.optimizer.step()
@@ -306,11 +311,13 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
             scores = recorder.validate(learner.policy(learner.plain.state_dict()))
             learner.keep_if_best(scores[metric])
             recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
-        recorder.progress(now, config.interactions, f"validation {metric} {learner.best_score:.3f}")
+        so_far = "" if math.isinf(learner.best_score) else f"validation {metric} {learner.best_score:.3f}"
+        recorder.progress(now, config.interactions, so_far)
         if done or recorder.stopping or now // config.checkpoint_every > step // config.checkpoint_every:
             recorder.save_checkpoint(now, *learner.checkpoint())
         if recorder.stopping and not done:
             raise KeyboardInterrupt
+    recorder.best_step = learner.count["best_step"]
     return learner.policy(learner.best)
 
 

@@ -18,7 +18,8 @@ import torch
 from safetensors.numpy import load_file, save
 
 from instructrec_rl.env.environment import Turn
-from instructrec_rl.files import writing
+from instructrec_rl.files import write_bytes_atomic
+from instructrec_rl.online_loop import train
 
 if TYPE_CHECKING:
     from instructrec_rl.config import LinearQConfig
@@ -61,11 +62,7 @@ class LinearQPolicy:
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
-        path = folder / FILE
-        with writing(path):
-            part = path.with_suffix(".part")
-            part.write_bytes(save(vars(self)))
-            part.replace(path)
+        write_bytes_atomic(folder / FILE, save(vars(self)))
 
 
 class Learner:
@@ -154,23 +151,7 @@ def learn(env: Environment, config: LinearQConfig, recorder: Recorder) -> Linear
     The same seed gives the same run bit for bit, also when it is stopped and resumed.
     """
     learner = Learner(env, config, recorder.seed)
-    if saved := recorder.load_checkpoint():
-        learner.restore(*saved)
-    metric = env.spec.metrics[0]
-    words = ""
-    while (step := learner.state["step"]) < config.interactions:
-        learner.answer()
-        now = learner.state["step"]
-        done = now >= config.interactions
-        if done or now // config.eval_every > step // config.eval_every:
-            scores = recorder.validate(learner.policy)
-            words = f"validation {metric} {scores[metric]:.3f}"
-            recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
-        recorder.progress(now, config.interactions, words)
-        if done or recorder.stopping or now // config.checkpoint_every > step // config.checkpoint_every:
-            recorder.save_checkpoint(now, *learner.checkpoint())
-        if recorder.stopping and not done:
-            raise KeyboardInterrupt
+    train(learner, config, recorder, env.spec.metrics[0])
     return learner.policy
 
 

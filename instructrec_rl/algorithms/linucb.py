@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from instructrec_rl.files import writing
+from instructrec_rl.files import write_bytes_atomic
+from instructrec_rl.online_loop import train
 
 if TYPE_CHECKING:
     from instructrec_rl.config import LinUCBConfig
@@ -55,18 +56,14 @@ class LinUCBPolicy:
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
-        path = folder / FILE
-        with writing(path):
-            part = path.with_suffix(".part")
-            part.write_bytes(save(vars(self)))
-            part.replace(path)
+        write_bytes_atomic(folder / FILE, save(vars(self)))
 
 
 class Learner:
     """The models of the items on the training menu, and everything else that a checkpoint holds."""
 
-    def __init__(self, env: Environment, config: LinUCBConfig):
-        self.env, self.config = env, config
+    def __init__(self, env: Environment, config: LinUCBConfig, seed: int):
+        self.env, self.config, self.seed = env, config, seed
         self.rows, self.menu = env.spec.rows("train"), env.spec.menu("train")
         states = env.states("sentence").take(self.rows)
         mean, basis = principal_components(states.vectors[states.index[:, 0]], config.components)
@@ -84,11 +81,11 @@ class Learner:
         self.contexts = self.policy.context(self.env.states("sentence").take(self.rows))
         self.inverse = np.linalg.inv(self.precision).astype(np.float32)  # scoring needs no more
 
-    def answer(self, seed: int) -> None:
+    def answer(self) -> None:
         """Choose for one batch of instructions, see the rewards, and update the models of the items chosen."""
         step, config = self.state["step"], self.config
         size = min(config.num_envs, config.interactions - step)
-        rng = np.random.default_rng((seed, step))  # of the step alone, so resuming needs no generator's state
+        rng = np.random.default_rng((self.seed, step))  # of the step alone, so resuming needs no generator's state
         drawn = rng.integers(len(self.rows), size=size)
         x = self.contexts[drawn]
         variance = (np.matmul(self.inverse, x.T) * x.T).sum(1)
@@ -146,24 +143,8 @@ def learn(env: Environment, config: LinUCBConfig, recorder: Recorder) -> LinUCBP
 
     The same seed gives the same run bit for bit, also when it is stopped and resumed.
     """
-    learner = Learner(env, config)
-    if saved := recorder.load_checkpoint():
-        learner.restore(*saved)
-    metric = env.spec.metrics[0]
-    words = ""
-    while (step := learner.state["step"]) < config.interactions:
-        learner.answer(recorder.seed)
-        now = learner.state["step"]
-        done = now >= config.interactions
-        if done or now // config.eval_every > step // config.eval_every:
-            scores = recorder.validate(learner.policy)
-            words = f"validation {metric} {scores[metric]:.3f}"
-            recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
-        recorder.progress(now, config.interactions, words)
-        if done or recorder.stopping or now // config.checkpoint_every > step // config.checkpoint_every:
-            recorder.save_checkpoint(now, *learner.checkpoint())
-        if recorder.stopping and not done:
-            raise KeyboardInterrupt
+    learner = Learner(env, config, recorder.seed)
+    train(learner, config, recorder, env.spec.metrics[0])
     return learner.policy
 
 

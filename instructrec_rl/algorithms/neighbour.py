@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from instructrec_rl.files import writing
+from instructrec_rl.files import write_bytes_atomic
 
 if TYPE_CHECKING:
     from instructrec_rl.config import BaselineConfig
@@ -34,11 +34,7 @@ class NeighbourPolicy:
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
-        path = folder / FILE
-        with writing(path):
-            part = path.with_suffix(".part")
-            part.write_bytes(save({"vectors": self.vectors}))
-            part.replace(path)
+        write_bytes_atomic(folder / FILE, save({"vectors": self.vectors}))
 
 
 def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> NeighbourPolicy:

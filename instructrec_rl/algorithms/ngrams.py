@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from instructrec_rl.files import write_json_atomic, writing
+from instructrec_rl.files import write_bytes_atomic, write_json_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,11 +53,7 @@ class NgramsPolicy:
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
-        path = folder / FILES[0]
-        with writing(path):
-            part = path.with_suffix(".part")
-            part.write_bytes(save({"weights": self.weights, "bias": self.bias, "known": self.known}))
-            part.replace(path)
+        write_bytes_atomic(folder / FILES[0], save({"weights": self.weights, "bias": self.bias, "known": self.known}))
         write_json_atomic(folder / FILES[1], {"idf": self.idf})
 
 

@@ -4,9 +4,9 @@ The ceiling for what can be learned from the state. The network is the DQN's: De
 members of the state, for a sentence an MLP, and the items' features on the action side,
 
     p(a | s) = softmax over the menu of w(s) . x(a)
-    loss = cross-entropy of p with q(a | s) = softmax of r(s, a) / temperature
+    loss = cross-entropy of p with q(a | s) = softmax of r(s, a) / T
 
-which is least where w(s) . x(a) is r(s, a) / temperature up to a constant, and minds the best items most. Where one
+which is least where w(s) . x(a) is r(s, a) / T up to a constant, and minds the best items most. Where one
 item has the reward 1 and all others 0, it is ordinary classification with a little label smoothing.
 """
 
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from instructrec_rl.features import item_features
-from instructrec_rl.files import write_json_atomic, writing
+from instructrec_rl.files import write_bytes_atomic, write_json_atomic
 from instructrec_rl.networks import SetNetwork, StateReader, pick_device
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from instructrec_rl.run_folder import Recorder
 
 FILES = "supervised.safetensors", "supervised.json"
+TEMPERATURE = 0.2  # T above; chosen on validation
 CHUNK = 4096  # instructions answered at once
 
 
@@ -58,11 +59,7 @@ class SupervisedPolicy:
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
         tensors = {"features": self.features, **{f"network.{k}": v for k, v in self.network.state_dict().items()}}
-        path = folder / FILES[0]
-        with writing(path):
-            part = path.with_suffix(".part")
-            part.write_bytes(save({name: value.cpu().contiguous() for name, value in tensors.items()}))
-            part.replace(path)
+        write_bytes_atomic(folder / FILES[0], save({name: value.cpu().contiguous() for name, value in tensors.items()}))
         write_json_atomic(folder / FILES[1], {"state": self.state, "shape": self.shape})
 
 
@@ -93,7 +90,7 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
     }
     network = SetNetwork(**shape).to(device)
     policy = SupervisedPolicy(network, features, env.spec.state, shape)
-    rows, goals = env.spec.rows("train"), _goals(env, config.temperature).to(device)
+    rows, goals = env.spec.rows("train"), _goals(env).to(device)
     offered = features[torch.from_numpy(env.spec.menu("train")).to(device)]
     read = StateReader(env.states(), device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -126,7 +123,7 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
     return policy
 
 
-def _goals(env: Environment, temperature: float) -> Tensor:
+def _goals(env: Environment) -> Tensor:
     """q(a | s) over the training menu for each training row, (N, M) float32."""
     rows, menu = env.spec.rows("train"), env.spec.menu("train")
     chunks = []
@@ -134,4 +131,4 @@ def _goals(env: Environment, temperature: float) -> Tensor:
         part = rows[start : start + CHUNK]
         rewards = env.reward_table(np.repeat(part, len(menu)), np.tile(menu, len(part)))
         chunks.append(torch.from_numpy(rewards.reshape(len(part), len(menu))))
-    return torch.softmax(torch.cat(chunks) / temperature, dim=1).float()
+    return torch.softmax(torch.cat(chunks) / TEMPERATURE, dim=1).float()

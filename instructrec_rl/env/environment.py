@@ -133,8 +133,8 @@ class Turn:
     last_score: np.ndarray
     best_score: np.ndarray
 
-    def select(self, which: np.ndarray) -> Turn:
-        """Some of the episodes: `which` is a mask or positions."""
+    def select(self, which: np.ndarray | slice) -> Turn:
+        """Some of the episodes: `which` is a mask, positions, or a slice."""
         return Turn(**{name: getattr(self, name)[which] for name in Turn.__dataclass_fields__})
 
     def replace(self, ended: np.ndarray, fresh: Turn) -> Turn:

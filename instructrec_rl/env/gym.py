@@ -76,7 +76,7 @@ class _Shell:
         """The observations of B episodes, batched: see `_spaces` for the shapes."""
         context = self.dynamics.context(turn.tried, turn.last_score)
         if self.states.kind == "sentence":
-            sentence = self.states.vectors[self.states.index[turn.rows, 0]]
+            sentence = self.states.vectors.take(self.states.index[turn.rows, 0], axis=0)
             if context is None:
                 return sentence
             return np.concatenate([sentence, context], axis=1)
@@ -157,7 +157,7 @@ class InstructionEnv(gymnasium.Env[Any, Any]):
         example = self.shell.environment.examples[self._turn.rows[0]]
         return {"instruction": example.instruction, "row_id": example.id}
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The conversation so far as text (render_mode="ansi")."""
         if self.render_mode != "ansi" or self._turn is None:
             return None
@@ -193,6 +193,7 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         self._drawn = np.zeros((num_envs, BLOCK), dtype=np.int64)
         self._used = np.full(num_envs, BLOCK)
         self._turn: Turn | None = None
+        self._asked: dict[str, Any] = {}  # the infos of the instructions now asked
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -208,7 +209,8 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
             self._used[[s is not None for s in given]] = BLOCK
         everyone = np.arange(self.num_envs)
         self._turn = self.shell.dynamics.start(self._draw(everyone))
-        return self.shell.observe(self._turn), self._infos(self._turn.rows)
+        self._asked = self._infos(self._turn.rows)
+        return self.shell.observe(self._turn), self._asked.copy()
 
     def _draw(self, which: np.ndarray) -> np.ndarray:
         """The next instruction of some instances, as positions in the environment's examples."""
@@ -235,8 +237,9 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
             which = np.flatnonzero(ended)
             infos = self._final_infos(outcome.turn, outcome.scores, which, ended)
             turn = outcome.turn.replace(ended, dynamics.start(self._draw(which)))
+            self._asked = self._infos(turn.rows)
         self._turn = turn
-        infos |= self._infos(turn.rows)
+        infos |= self._asked
         return self.shell.observe(turn), outcome.rewards.copy(), outcome.terminated, outcome.truncated, infos
 
     def _infos(self, rows: np.ndarray) -> dict[str, Any]:
@@ -249,14 +252,16 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         }
 
     def _final_infos(self, turn: Turn, scores: np.ndarray, which: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
-        seen = self.shell.observe(turn)
-        final = np.full(self.num_envs, None, dtype=object)
-        for i in which:
-            final[i] = seen[i] if isinstance(seen, np.ndarray) else {key: value[i] for key, value in seen.items()}
-        info = self._infos(turn.rows) | {"score": scores, "_score": ended}
+        seen = self.shell.observe(turn.select(which) if len(which) < self.num_envs else turn)
+        final = np.empty(self.num_envs, dtype=object)  # all None; it takes a list of arrays as objects, not as a matrix
+        if isinstance(seen, np.ndarray):
+            final[which] = list(seen)
+        else:
+            final[which] = [dict(zip(seen, members)) for members in zip(*seen.values())]
+        info = self._asked | {"score": scores, "_score": ended}  # still the answered instructions
         return {"final_obs": final, "_final_obs": ended, "final_info": info, "_final_info": ended}
 
-    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[str, ...] | None:
         """The instructions being asked, as text (render_mode="ansi")."""
         if self.render_mode != "ansi" or self._turn is None:
             return None

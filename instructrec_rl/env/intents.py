@@ -78,20 +78,22 @@ def _read_json(path: Path) -> Table:
 
 
 def to_examples(
-    table: Table, splits: list[str | None], path: Path
+    table: Table, splits: list[str | None], path: Path, keep_unseen: bool = False
 ) -> tuple[list[Item], list[Example], list[str | None], dict[str, int]]:
     """Labels become items, sentences become examples; rows whose label never occurs in training are left out.
 
-    splits: our name for each row's split, parallel to `table`. Returns items, examples, their splits, and the number
-    of rows left out by reason.
+    splits: our name for each row's split, parallel to `table`; keep_unseen: keep those rows, and make items of their
+    labels too, which training never rewards. Returns items, examples, their splits, and the number of rows left out
+    by reason.
     """
     if not table:
         raise InputError("the file has no rows; expected texts with labels", path)
     has_splits = any(split is not None for split in splits)
-    labels = sorted({row[2] for row, split in zip(table, splits) if split == "train" or not has_splits})
-    if not labels:
+    in_train = {row[2] for row, split in zip(table, splits) if split == "train" or not has_splits}
+    if not in_train:
         found = ", ".join(sorted({str(split) for split in splits}))
         raise InputError(f'no row is in split "train" (found: {found}); map names with env.splits', path)
+    labels = sorted({row[2] for row in table} if keep_unseen else in_train)
     position = {label: i for i, label in enumerate(labels)}
     items = [Item(label, label, label.replace("_", " "), {}) for label in labels]
     left_out: Counter[str] = Counter()

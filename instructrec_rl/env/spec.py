@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from instructrec_rl.core import Example, InputError, Item, nearest
 from instructrec_rl.env import intents
 from instructrec_rl.files import find_envs, read_jsonl, read_yaml
+from instructrec_rl.options import out_of_range
 
 if TYPE_CHECKING:
     from instructrec_rl.config import EnvConfig
@@ -75,6 +76,10 @@ def load_spec(config: EnvConfig) -> Spec:
     Raises InputError (with the file and line) for a missing field, a broken line, a best item that is not in the
     catalog, an empty split, and every other fault of the data.
     """
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if reason := out_of_range(value, option.metadata):
+            raise InputError(f"env.{option.name}={value}: {reason}")
     folders = find_envs()
     if config.name not in folders:
         raise InputError(f'there is no environment "{config.name}".{nearest(config.name, folders)}')
@@ -85,7 +90,7 @@ def load_spec(config: EnvConfig) -> Spec:
     if about["format"] == "intents":
         table = intents.read(data_path, {**about.get("columns", {}), **config.columns})
         renamed = _rename_splits([split for *_, split in table], names, data_path)
-        items, examples, split_of, left_out = intents.to_examples(table, renamed, data_path)
+        items, examples, split_of, left_out = intents.to_examples(table, renamed, data_path, config.oos == "keep")
         item_splits: list[str | None] = [None] * len(items)
         files: tuple[Path, ...] = (data_path,)
     else:
@@ -272,8 +277,8 @@ def _make_splits(examples: list[Example], split_of: list[str | None], path: Path
             raise InputError('split "train" is too small to take a validation part from it', path)
     if set(grouped) == {"train", "validation"}:
         raise InputError("there is no test split; name one in the data or with env.splits", path)
-    order = ["train", "validation", *(name for name in grouped if name not in ("train", "validation"))]  # type: ignore[list-item]
-    return {name: np.array(grouped[name], dtype=np.int64) for name in order}  # type: ignore[index]
+    names = ["train", "validation", *(name for name in grouped if name not in ("train", "validation"))]
+    return {name: np.array(grouped[name], dtype=np.int64) for name in names}
 
 
 def _hash(row_id: str) -> bytes:

@@ -25,8 +25,8 @@ MAX_TOKENS = 48
 class States:
     """N texts as sets of vectors.
 
-    kind: sentence, clauses or tokens. vectors: (U, D) float32 (float16 for tokens), of length 1: the pool. index: (N, K) int32, positions in the pool,
-    -1 where a text has fewer than K members (K is 1 for sentences).
+    kind: sentence, clauses or tokens. vectors: (U, D) float32 (float16 for tokens), each of length 1: the pool.
+    index: (N, K) int32, positions in the pool, -1 where a text has fewer than K members (K is 1 for sentences).
     """
 
     kind: str

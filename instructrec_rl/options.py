@@ -1,9 +1,10 @@
-"""Options given in Python or YAML, checked against the dataclass that types them. (config.py does so for Hydra.)"""
+"""Options as fields of a dataclass: declared with help and a range, and checked where they come from Python or YAML."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,12 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union
 
 from instructrec_rl.core import InputError, nearest
+
+
+def option(default: Any, help: str, low: float | None = None, high: float = math.inf, choices: Any = ()) -> Any:
+    """A field with its help, the closed range of its values and, for text, the values it may take."""
+    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices)}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def build_config(
@@ -34,12 +41,13 @@ def build_config(
                 told = nearest(key, fields) if fields else " It takes none."
                 raise InputError(f'unknown option "{key}" of reward={name}.{told}', path)
             values[key] = _typed(value, hints[key], f"reward.{key}", path)
-            _check_range(values[key], fields[key].metadata, f"reward.{key}", path)
+            if reason := out_of_range(values[key], fields[key].metadata):
+                raise InputError(f"reward.{key}={value}: {reason}", path)
     if cls is None:
         return None
     for key, f in fields.items():
         if key not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise InputError(f"reward.{key}: reward={name} needs this option ({_in_words(hints[key])})", preset_path)
+            raise InputError(f"reward.{key}: reward={name} needs this option ({in_words(hints[key])})", preset_path)
     try:
         return cls(**values)
     except (ValueError, InputError) as error:
@@ -49,7 +57,7 @@ def build_config(
 def _typed(value: Any, hint: Any, key: str, path: Path | None) -> Any:
     """`value` as the hinted type, with integers taken as floats, lists as tuples and texts as paths where asked."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    wrong = InputError(f"{key}: expected {_in_words(hint)}, got {value!r}", path)
+    wrong = InputError(f"{key}: expected {in_words(hint)}, got {value!r}", path)
     if hint is Any:
         return value
     if origin in (Union, UnionType):
@@ -81,24 +89,28 @@ def _typed(value: Any, hint: Any, key: str, path: Path | None) -> Any:
     return value
 
 
-def _check_range(value: Any, metadata: Mapping[str, Any], key: str, path: Path | None) -> None:
+def out_of_range(value: Any, metadata: Mapping[str, Any]) -> str:
+    """Why the metadata of a field (see `option`) does not allow a value, or an empty text."""
     choices, low, high = metadata.get("choices", ()), metadata.get("low"), metadata.get("high", math.inf)
     if choices and value not in choices:
-        raise InputError(f"{key}: {value!r} is not one of its values.{nearest(str(value), map(str, choices))}", path)
+        return f"not one of its values.{nearest(str(value), (str(choice) for choice in choices if choice != ''))}"
+    if "pattern" in metadata and not re.fullmatch(metadata["pattern"], str(value)):
+        return f"expected {metadata['expected']}"
     if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{key}: expected a finite number, got {value}", path)
+        return "expected a finite number"
     if low is not None and isinstance(value, int | float) and not low <= value <= high:
-        least = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
-        raise InputError(f"{key}: expected {least}, got {value}", path)
+        return f"expected at least {low}" + (f" and at most {high}" if high < math.inf else "")
+    return ""
 
 
-def _in_words(hint: Any) -> str:
+def in_words(hint: Any) -> str:
+    """A type as a user would say it: "an integer", "a list of text", "a number or null"."""
     words = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null", Path: "a path"}
     if typing.get_origin(hint) in (Union, UnionType):
-        return " or ".join(_in_words(arm) for arm in typing.get_args(hint))
+        return " or ".join(in_words(arm) for arm in typing.get_args(hint))
     origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (list, tuple):
-        return "a list" + (f" of {_in_words(args[0])}" if args else "")
+        return "a list" + (f" of {in_words(args[0])}" if args else "")
     if origin is dict:
-        return "a mapping" + (f" of names to {_in_words(args[1])}" if args else "")
+        return "a mapping" + (f" of names to {in_words(args[1])}" if args else "")
     return words.get(hint, getattr(hint, "__name__", str(hint)))

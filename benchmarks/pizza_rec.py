@@ -1,0 +1,113 @@
+"""The figures of docs/pizza_rec.md: rewards x seeds on pizza_rec, each a whole run in its own process on one thread.
+
+    python benchmarks/pizza_rec.py --out DIR [--seeds 0 1 2] [--markdown docs/pizza_rec.md]
+
+Runs that DIR already holds are used again. Intervals are 95 % t-intervals over the seeds: they say how much training
+varies, not how much the test items do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from tables import markdown_table, write_between_markers
+
+SPLITS = ("iid", "frame", "combo", "cold", "phrase", "both")
+BASELINES = ("popularity", "neighbour", "tfidf", "centroid", "linucb", "linear_q", "ngrams", "supervised")
+Result = dict[str, Any]
+
+
+def finished(folder: Path, options: list[str]) -> Result:
+    """The result of a run, which is done first where the folder does not hold it."""
+    if not (folder / "result.json").exists():
+        command = [
+            sys.executable,
+            "-m",
+            "instructrec_rl.run",
+            "env=pizza_rec",
+            f"out={folder}",
+            "resume=true",
+            *options,
+        ]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def interval(values: list[float], digits: int = 3) -> str:
+    """The mean and half the width of its 95 % t-interval."""
+    if len(values) < 2:
+        return f"{np.mean(values):.{digits}f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{np.mean(values):.{digits}f} ± {half:.{digits}f}"
+
+
+def row(name: str, parts: list[dict[str, Any]], metric: str, wording: str = "") -> list[str]:
+    """One policy's line: a normalised metric on every split, over the seeds in `parts`."""
+    cells = []
+    for split in SPLITS:
+        found = [p[split]["by"]["wording"][wording] if wording else p[split] for p in parts]
+        cells.append(interval([f["normalized"][metric] for f in found]))
+    return [name, *cells]
+
+
+def table(runs: dict[str, list[Result]], metric: str, wording: str = "") -> str:
+    """Our policies by reward, then the baselines of the constraints runs."""
+    rows = [
+        row(f"dqn on {reward}", [r["splits"] for r in results], metric, wording) for reward, results in runs.items()
+    ]
+    for name in BASELINES:
+        rows.append(row(name, [r["baselines"][name]["splits"] for r in runs["constraints"]], metric, wording))
+    return markdown_table([f"{metric}, normalised", *SPLITS], rows)
+
+
+def main() -> None:
+    """Run what is missing, then print and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--markdown", type=Path, help="rewrite the tables between the markers of this page")
+    arguments = parser.parse_args()
+    runs: dict[str, list[Result]] = {}
+    for reward, baselines in (("constraints", "all"), ("exact_match", "default"), ("rouge", "default")):
+        for seed in arguments.seeds:
+            options = [f"reward={reward}", f"seed={seed}", f"baselines={baselines}"]
+            runs.setdefault(reward, []).append(finished(arguments.out / f"{reward}-{seed}", options))
+    large = [
+        finished(arguments.out / f"large-{s}", ["reward=constraints", f"seed={s}", "env.catalog=large"])
+        for s in arguments.seeds
+    ]
+    seconds = [interval([r["cpu_s"] for r in results], 1) for results in (*runs.values(), large)]
+    sections = {
+        "all": table(runs, "constraints"),
+        "simple": table(runs, "constraints", "simple"),
+        "crossing": table(runs, "constraints", "crossing"),
+        "exact": table(runs, "exact_match"),
+        "large": markdown_table(
+            ["large catalog (500 + 100 items), raw", *SPLITS],
+            [
+                [f"dqn on constraints: {metric}"]
+                + [interval([r["splits"][split]["metrics"][metric] for r in large]) for split in SPLITS]
+                for metric in ("exact_match", "constraints")
+            ],
+        ),
+        "cost": markdown_table(
+            ["run of 100,000 interactions, one thread", "CPU-s of learning"],
+            [[name, value] for name, value in zip([*(f"dqn on {r}" for r in runs), "large catalog"], seconds)],
+        ),
+    }
+    for name, text in sections.items():
+        print(f"\n{name}\n{text}")
+        if arguments.markdown:
+            write_between_markers(arguments.markdown, name, text)
+
+
+if __name__ == "__main__":
+    main()
