@@ -40,7 +40,7 @@ from instructrec_rl.env.states import Asked
 from instructrec_rl.evaluate import Scorer, play
 from instructrec_rl.features import item_features
 from instructrec_rl.files import write_json_atomic
-from instructrec_rl.networks import SetNetwork
+from instructrec_rl.networks import SetNetwork, Sets
 from instructrec_rl.run_folder import Recorder
 
 TARGET = 0.65
@@ -127,7 +127,7 @@ class SetExtractor(BaseFeaturesExtractor):
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
         owners, places = observations["mask"].nonzero(as_tuple=True)
         members = observations["clauses"][owners, places]
-        return self.network(members, owners, len(observations["mask"]))
+        return self.network(Sets(members, torch.arange(len(members)), owners, len(observations["mask"])))
 
 
 class ItemValues(MultiInputPolicy):

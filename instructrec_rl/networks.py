@@ -6,12 +6,27 @@ one vector, and a linear map gives the output. A member may be a whole sentence,
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from instructrec_rl.core import InputError
 from instructrec_rl.env.states import States
+
+
+class Sets(NamedTuple):
+    """B sets with M members in all of them together, of which U are distinct: each of those is computed once.
+
+    vectors: (U, D) float32, of length 1; which: (M,) positions in `vectors`; owners: (M,) which set has the member;
+    size: B.
+    """
+
+    vectors: Tensor
+    which: Tensor
+    owners: Tensor
+    size: int
 
 
 class SetNetwork(nn.Module):
@@ -21,7 +36,7 @@ class SetNetwork(nn.Module):
     not a sum: a reward that is a share (of the constraints satisfied) is a mean over what matters, and most of a
     natural sentence's clauses do not matter.
 
-    Shapes: B sets, M members in all of them together, D the embedding, H hidden, F outputs. The linear path S (F, D)
+    Shapes: see `Sets`; D the embedding, H hidden, F outputs. The linear path S (F, D)
     begins at `prior`, W at zero, so the untrained network is the prior. With a context (D + 1 numbers: the mean
     embedding of the answers so far and the last score), its own linear map is added to z.
     """
@@ -46,20 +61,17 @@ class SetNetwork(nn.Module):
         with torch.no_grad():
             self.linear.weight.copy_(prior)
 
-    def forward(self, members: Tensor, owners: Tensor, size: int, context: Tensor | None = None) -> Tensor:
-        """members: (M, D); owners: (M,) which of the `size` sets each belongs to; context: (B, D + 1). Gives (B, F)."""
-        each = self.phi(members * self.scale)
+    def forward(self, sets: Sets, context: Tensor | None = None) -> Tensor:
+        """The outputs (B, F) of B sets; context: (B, D + 1)."""
+        each = self.phi(sets.vectors * self.scale)
         # softmax over each set without padding; the clamp stands for the usual subtraction of the maximum
         weight = self.gate(each).float().clamp(-10, 10).exp()
-
-        def pool(values: Tensor) -> Tensor:
-            return torch.zeros(size, values.shape[1], device=values.device).index_add(0, owners, values)
-
-        total = pool(weight)
-        pooled = pool(weight * each) / total
+        weighted = torch.cat([weight * each, weight * sets.vectors, weight], 1)[sets.which]
+        summed = torch.zeros(sets.size, weighted.shape[1], device=weighted.device).index_add(0, sets.owners, weighted)
+        pooled, mean = (summed[:, :-1] / summed[:, -1:]).split([each.shape[1], sets.vectors.shape[1]], 1)
         if self.context is not None and context is not None:
             pooled = pooled + self.context(context)
-        return self.head(self.dropout(pooled)) + self.linear(pool(weight * members) / total)
+        return self.head(self.dropout(pooled)) + self.linear(mean)
 
 
 class StateReader:
@@ -72,14 +84,14 @@ class StateReader:
         self.flat = states.index[states.index >= 0].astype(np.int64)
         self.device = device
 
-    def __call__(self, rows: np.ndarray) -> tuple[Tensor, Tensor, int]:
-        """Members (M, D), their owners (M,) and the number of sets B, for `SetNetwork.forward`."""
+    def __call__(self, rows: np.ndarray) -> Sets:
+        """The sets of B rows. A clause that many of them share is there once."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         owners = np.repeat(np.arange(len(rows)), lengths)
         within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        positions = self.flat[self.starts[rows][owners] + within]
-        members = self.vectors[torch.from_numpy(positions).to(self.device)].float()
-        return members, torch.from_numpy(owners).to(self.device), len(rows)
+        distinct, which = np.unique(self.flat[self.starts[rows][owners] + within], return_inverse=True)
+        vectors = self.vectors[torch.from_numpy(distinct).to(self.device)].float()
+        return Sets(vectors, *(torch.from_numpy(each).to(self.device) for each in (which, owners)), len(rows))
 
 
 def pick_device(name: str = "auto") -> tuple[torch.device, bool]:

@@ -50,8 +50,8 @@ class DQNPolicy:
         self.network.eval()
         seen = None if context is None else torch.from_numpy(context).to(self.features.device)
         with torch.inference_mode():
-            members, owners, size = StateReader(states, self.features.device)(np.arange(len(asked)))
-            return self.network(members, owners, size, seen) @ self.features.T
+            sets = StateReader(states, self.features.device)(np.arange(len(asked)))
+            return self.network(sets, seen) @ self.features.T
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The item on the menu with the highest Q, (B,)."""
@@ -176,7 +176,7 @@ class Learner:
     def weights(self, network: nn.Module, rows: np.ndarray, context: Tensor | None) -> Tensor:
         """w(s) of B instructions, (B, F) float32."""
         with self.accelerator.autocast():
-            return network(*self.reader(rows), context).float()
+            return network(self.reader(rows), context).float()
 
     def explore(self) -> None:
         """Answer once in every environment (in fewer where the budget ends), and keep what happened."""

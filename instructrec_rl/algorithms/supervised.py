@@ -53,7 +53,7 @@ class SupervisedPolicy:
         with torch.inference_mode():
             for start in range(0, len(asked), CHUNK):
                 rows = np.arange(start, min(start + CHUNK, len(asked)))
-                chosen.append((self.network(*read(rows)) @ offered.T).argmax(1).cpu().numpy())
+                chosen.append((self.network(read(rows)) @ offered.T).argmax(1).cpu().numpy())
         return menu[np.concatenate(chosen)]
 
     def save(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
         order = np.random.default_rng((recorder.seed, epoch)).permutation(len(rows))
         for start in range(0, len(rows), config.batch_size):
             chosen = order[start : start + config.batch_size]
-            logits = network(*read(rows[chosen])) @ offered.T
+            logits = network(read(rows[chosen])) @ offered.T
             loss = nn.functional.cross_entropy(logits, goals[torch.from_numpy(chosen).to(device)])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
