@@ -137,7 +137,9 @@ def _baselines(env: Environment, scorer: Scorer, config: RunConfig, folder: Path
     """The simple policies on the same splits."""
     from instructrec_rl.config import ALGORITHM_CONFIGS
 
-    names = {"none": NEEDED, "default": DEFAULT_BASELINES, "all": DEFAULT_BASELINES + DEARER_BASELINES}[config.baselines]
+    names = {"none": NEEDED, "default": DEFAULT_BASELINES, "all": DEFAULT_BASELINES + DEARER_BASELINES}[
+        config.baselines
+    ]
     found: dict[str, Any] = {}
     for name in names:
         if name == "random":
@@ -170,6 +172,7 @@ def _open_folder(config: RunConfig, env: Environment) -> Path:
             )
         if started.read_text() != text:
             raise InputError(f"resume=true with other options than the run has: {_difference(started, plain)}", started)
+        _check_unchanged(folder / "manifest.json", _hashes(env))
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,13 +220,27 @@ def _manifest(config: RunConfig, env: Environment) -> dict[str, Any]:
         "commit": _commit(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "sha256": {
-            "data": {os.path.relpath(path, env.spec.folder): sha256_file(path) for path in env.spec.files},
-            "encoder": env.encoder.fingerprint,
-            "feedback": env.reward.version,
-        },
+        "sha256": _hashes(env),
         "left_out": env.spec.left_out,
     }
+
+
+def _hashes(env: Environment) -> dict[str, Any]:
+    """What the run's result depends on beside its options."""
+    return {
+        "data": {os.path.relpath(path, env.spec.folder): sha256_file(path) for path in env.spec.files},
+        "encoder": env.encoder.fingerprint,
+        "reward": sha256_file(env.reward.path),
+        "feedback": env.reward.version,
+    }
+
+
+def _check_unchanged(path: Path, now: dict[str, Any]) -> None:
+    """Refuse to resume on other data, another encoder or another reward; feedback may grow while a run is stopped."""
+    then = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    for key in ("data", "encoder", "reward"):
+        if then[key] != now[key]:
+            raise InputError(f"resume=true, but the {key} is not what the run began with; start a new run", path)
 
 
 def _command() -> str:
@@ -235,7 +252,9 @@ def _command() -> str:
 
 def _commit() -> str:
     """The commit of the checkout this code runs from, or empty outside one."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return ""
     found = subprocess.run(
         ["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )

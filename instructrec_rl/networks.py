@@ -62,15 +62,16 @@ class SetNetwork(nn.Module):
             self.linear.weight.copy_(prior)
 
     def forward(self, sets: Sets, context: Tensor | None = None) -> Tensor:
-        """The outputs (B, F) of B sets; context: (B, D + 1)."""
+        """The outputs (B, F) of B sets; context: (B, D + 1), None at the first turn."""
         each = self.phi(sets.vectors * self.scale)
         # softmax over each set without padding; the clamp stands for the usual subtraction of the maximum
         weight = self.gate(each).float().clamp(-10, 10).exp()
         weighted = torch.cat([weight * each, weight * sets.vectors, weight], 1)[sets.which]
         summed = torch.zeros(sets.size, weighted.shape[1], device=weighted.device).index_add(0, sets.owners, weighted)
         pooled, mean = (summed[:, :-1] / summed[:, -1:]).split([each.shape[1], sets.vectors.shape[1]], 1)
-        if self.context is not None and context is not None:
-            pooled = pooled + self.context(context)
+        if self.context is not None:
+            first_turn = torch.zeros(1, sets.vectors.shape[1] + 1, device=pooled.device)
+            pooled = pooled + self.context(first_turn if context is None else context)
         return self.head(self.dropout(pooled)) + self.linear(mean)
 
 
@@ -90,8 +91,11 @@ class StateReader:
         owners = np.repeat(np.arange(len(rows)), lengths)
         within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         distinct, which = np.unique(self.flat[self.starts[rows][owners] + within], return_inverse=True)
-        vectors = self.vectors[torch.from_numpy(distinct).to(self.device)].float()
-        return Sets(vectors, *(torch.from_numpy(each).to(self.device) for each in (which, owners)), len(rows))
+        vectors = self.vectors[self._on_device(distinct)].float()
+        return Sets(vectors, self._on_device(which), self._on_device(owners), len(rows))
+
+    def _on_device(self, positions: np.ndarray) -> Tensor:
+        return torch.from_numpy(positions).to(self.device)
 
 
 def pick_device(name: str = "auto") -> tuple[torch.device, bool]:

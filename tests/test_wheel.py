@@ -97,13 +97,15 @@ def test_it_runs_from_an_empty_directory(python: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
 
 
-def test_the_console_command_and_the_gymnasium_ids_are_there(python: Path, tmp_path: Path) -> None:
+def test_the_console_command_is_there(python: Path, tmp_path: Path) -> None:
     listed = run_in(tmp_path, python.parent / "instructrec-rl", "list", "envs")
     assert listed.returncode == 0, listed.stderr
     assert "pizza_rec" in listed.stdout
-    code = (
-        "import gymnasium; env = gymnasium.make('instructrec/pizza_rec-v1'); print(env.reset(seed=0)[1]['instruction'])"
-    )
+
+
+@pytest.mark.parametrize("order", ["gymnasium, instructrec_rl", "instructrec_rl, gymnasium"])
+def test_the_gymnasium_ids_are_there_in_either_order(python: Path, tmp_path: Path, order: str) -> None:
+    code = f"import {order}; env = gymnasium.make('instructrec/intents-v1'); print(env.reset(seed=0)[1]['instruction'])"
     made = run_in(tmp_path, python, "-c", code)
     assert made.returncode == 0, made.stderr
     assert made.stdout.strip()
