@@ -125,9 +125,9 @@ class SetExtractor(BaseFeaturesExtractor):
         self.network = SetNetwork(dim, OURS.hidden, num_features, dropout)
 
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
-        owners, places = observations["mask"].nonzero(as_tuple=True)
-        members = observations["clauses"][owners, places]
-        return self.network(Sets(members, torch.arange(len(members)), owners, len(observations["mask"])))
+        mask = observations["mask"].bool()
+        members, lengths = observations["clauses"][mask], mask.sum(1)
+        return self.network(Sets(members, torch.arange(len(members)), lengths.cumsum(0) - lengths))
 
 
 class ItemValues(MultiInputPolicy):

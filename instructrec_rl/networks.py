@@ -19,14 +19,13 @@ from instructrec_rl.env.states import States
 class Sets(NamedTuple):
     """B sets with M members in all of them together, of which U are distinct: each of those is computed once.
 
-    vectors: (U, D) float32, of length 1; which: (M,) positions in `vectors`; owners: (M,) which set has the member;
-    size: B.
+    vectors: (U, D) float32, of length 1; which: (M,) positions in `vectors`, set after set; starts: (B,) where in
+    `which` each set begins.
     """
 
     vectors: Tensor
     which: Tensor
-    owners: Tensor
-    size: int
+    starts: Tensor
 
 
 class SetNetwork(nn.Module):
@@ -66,9 +65,11 @@ class SetNetwork(nn.Module):
         each = self.phi(sets.vectors * self.scale)
         # softmax over each set without padding; the clamp stands for the usual subtraction of the maximum
         weight = self.gate(each).float().clamp(-10, 10).exp()
-        weighted = torch.cat([weight * each, weight * sets.vectors, weight], 1)[sets.which]
-        summed = torch.zeros(sets.size, weighted.shape[1], device=weighted.device).index_add(0, sets.owners, weighted)
-        pooled, mean = (summed[:, :-1] / summed[:, -1:]).split([each.shape[1], sets.vectors.shape[1]], 1)
+        weighted = torch.cat([weight * each, weight * sets.vectors, weight], 1)
+        summed = nn.functional.embedding_bag(sets.which, weighted, sets.starts, mode="sum")
+        pooled, mean = (summed[:, :-1] / summed[:, -1:].clamp(min=1e-9)).split(
+            [each.shape[1], sets.vectors.shape[1]], 1
+        )
         if self.context is not None:
             first_turn = torch.zeros(1, sets.vectors.shape[1] + 1, device=pooled.device)
             pooled = pooled + self.context(first_turn if context is None else context)
@@ -88,11 +89,11 @@ class StateReader:
     def __call__(self, rows: np.ndarray) -> Sets:
         """The sets of B rows. A clause that many of them share is there once."""
         lengths = self.starts[rows + 1] - self.starts[rows]
-        owners = np.repeat(np.arange(len(rows)), lengths)
-        within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        distinct, which = np.unique(self.flat[self.starts[rows][owners] + within], return_inverse=True)
+        begins = np.cumsum(lengths) - lengths
+        members = self.flat[np.arange(lengths.sum()) + np.repeat(self.starts[rows] - begins, lengths)]
+        distinct, which = np.unique(members, return_inverse=True)
         vectors = self.vectors[self._on_device(distinct)].float()
-        return Sets(vectors, self._on_device(which), self._on_device(owners), len(rows))
+        return Sets(vectors, self._on_device(which), self._on_device(begins))
 
     def _on_device(self, positions: np.ndarray) -> Tensor:
         return torch.from_numpy(positions).to(self.device)
