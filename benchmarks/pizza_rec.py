@@ -9,44 +9,14 @@ varies, not how much the test items do.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
+from runs import Result, finished, interval
 from tables import markdown_table, write_between_markers
 
 SPLITS = ("iid", "frame", "combo", "cold", "phrase", "both")
 BASELINES = ("popularity", "neighbour", "tfidf", "centroid", "linucb", "linear_q", "ngrams", "supervised")
-Result = dict[str, Any]
-
-
-def finished(folder: Path, options: list[str]) -> Result:
-    """The result of a run, which is done first where the folder does not hold it."""
-    if not (folder / "result.json").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "instructrec_rl.run",
-            "env=pizza_rec",
-            f"out={folder}",
-            "resume=true",
-            *options,
-        ]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def interval(values: list[float], digits: int = 3) -> str:
-    """The mean and half the width of its 95 % t-interval."""
-    if len(values) < 2:
-        return f"{np.mean(values):.{digits}f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 def row(name: str, parts: list[dict[str, Any]], metric: str, wording: str = "") -> list[str]:
@@ -78,10 +48,12 @@ def main() -> None:
     runs: dict[str, list[Result]] = {}
     for reward, baselines in (("constraints", "all"), ("exact_match", "default"), ("rouge", "default")):
         for seed in arguments.seeds:
-            options = [f"reward={reward}", f"seed={seed}", f"baselines={baselines}"]
+            options = ["env=pizza_rec", f"reward={reward}", f"seed={seed}", f"baselines={baselines}"]
             runs.setdefault(reward, []).append(finished(arguments.out / f"{reward}-{seed}", options))
     large = [
-        finished(arguments.out / f"large-{s}", ["reward=constraints", f"seed={s}", "env.catalog=large"])
+        finished(
+            arguments.out / f"large-{s}", ["env=pizza_rec", "reward=constraints", f"seed={s}", "env.catalog=large"]
+        )
         for s in arguments.seeds
     ]
     seconds = [interval([r["cpu_s"] for r in results], 1) for results in (*runs.values(), large)]

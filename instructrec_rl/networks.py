@@ -67,9 +67,8 @@ class SetNetwork(nn.Module):
         weight = self.gate(each).float().clamp(-10, 10).exp()
         weighted = torch.cat([weight * each, weight * sets.vectors, weight], 1)
         summed = nn.functional.embedding_bag(sets.which, weighted, sets.starts, mode="sum")
-        pooled, mean = (summed[:, :-1] / summed[:, -1:].clamp(min=1e-9)).split(
-            [each.shape[1], sets.vectors.shape[1]], 1
-        )
+        averaged = summed[:, :-1] / summed[:, -1:].clamp(min=1e-9)  # an empty text has no tokens: zeros
+        pooled, mean = averaged.split([each.shape[1], sets.vectors.shape[1]], 1)
         if self.context is not None:
             first_turn = torch.zeros(1, sets.vectors.shape[1] + 1, device=pooled.device)
             pooled = pooled + self.context(first_turn if context is None else context)

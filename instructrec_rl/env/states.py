@@ -44,7 +44,7 @@ class States:
         """Members (B, K, D) float32 with zeros where there is none, and their mask (B, K) int8."""
         index = self.index[rows]
         mask = index >= 0
-        members = self.vectors[np.where(mask, index, 0)].astype(np.float32)
+        members = self.vectors.take(index, axis=0, mode="clip").astype(np.float32, copy=False)
         members[~mask] = 0.0
         return members, mask.astype(np.int8)
 
