@@ -5,18 +5,21 @@ Importing this is cheap: everything heavy is loaded by the function that needs i
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
+
+from instructrec_rl.registration import register_with_gymnasium
 
 if TYPE_CHECKING:
     from instructrec_rl.env.environment import load_env
+    from instructrec_rl.metric_adapter import as_metric
     from instructrec_rl.policies import load_policy
     from instructrec_rl.rewards import load_reward
 
-__all__ = ["load_env", "load_policy", "load_reward"]
+__all__ = ["as_metric", "load_env", "load_policy", "load_reward"]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "as_metric": "instructrec_rl.metric_adapter",
     "load_env": "instructrec_rl.env.environment",
     "load_policy": "instructrec_rl.policies",
     "load_reward": "instructrec_rl.rewards",
@@ -31,8 +34,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-# Gymnasium calls our entry point when it is imported; where it was imported before this package, register now.
-if hasattr(sys.modules.get("gymnasium.envs.registration"), "register"):
-    from instructrec_rl.registration import register_environments
-
-    register_environments()
+register_with_gymnasium()

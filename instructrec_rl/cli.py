@@ -17,6 +17,8 @@ COMMANDS = {
     "list": ("instructrec_rl.listing", "list envs, rewards, algos or experiments"),
     "new": ("instructrec_rl.new", "make a working environment or reward to start from"),
     "check": ("instructrec_rl.check", "check environments and rewards"),
+    "score": ("instructrec_rl.score", "score a file of responses against a file of references"),
+    "audit": ("instructrec_rl.audit", "probe a reward before training: does a degenerate answer earn too much?"),
     "doctor": ("instructrec_rl.doctor", "versions, device, threads, encoder and cache"),
 }
 DONE, FAULT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130

@@ -267,6 +267,8 @@ def _to_run_config(composed: Any, settings: list[Setting]) -> RunConfig:
     for key, value, f in _leaves(config):
         if reason := out_of_range(value, f.metadata):
             raise given.get(key, Setting(key, value)).error(reason)
+    if config.resume and not config.out:
+        raise InputError("resume=true needs out=DIR, the folder of the run to continue")
     if config.env.lang == "zh" and config.encoder.name == "minilm":
         raise given["env.lang"].error("encoder=minilm reads English only; use encoder=hf encoder.model=PATH_OR_ID")
     config.encoder = EncoderConfig(**dataclasses.asdict(config.encoder))

@@ -161,6 +161,7 @@ class RunConfig:
     resume: bool = option(False, "continue the run in `out`")
     baselines: str = option("default", "baselines in the report", choices=("default", "all", "none"))
     tracking: str = option("none", "where else metrics go", choices=("none", "tensorboard"))
+    monitor: str = option("warn", "where reward rises and task metric falls", choices=("warn", "stop", "off"))
 
 
 TOP = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name not in GROUPS)

@@ -59,6 +59,9 @@ def _from_hub(model: str) -> Path:
         ) from error
 
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+
+
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise InputError("no config.json: not the folder of a model", folder)
@@ -66,6 +69,8 @@ def _check_folder(folder: Path) -> None:
         raise InputError("no hidden_size: not a BERT-like model", folder / "config.json")
     if not _weights(folder):
         raise InputError("no model.safetensors (weights in other formats are not loaded)", folder)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}", folder)
 
 
 def _weights(folder: Path) -> list[Path]:

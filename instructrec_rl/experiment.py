@@ -28,6 +28,7 @@ from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
 from instructrec_rl.evaluate import Answers, Scorer, Summary, chance, normalise, play, summarise
 from instructrec_rl.files import sha256_file, write_json_atomic, write_text_atomic
+from instructrec_rl.monitor import Monitor
 from instructrec_rl.policies import save_policy
 from instructrec_rl.run_folder import Recorder
 
@@ -54,9 +55,11 @@ def run(config: RunConfig) -> Path:
     started = encoder.num_encoded
     env.states()
     print(f"encoder: {encoder.num_encoded - started:,} texts encoded, the rest from the cache")
+    monitor = _monitor(config, scorer)
     with screen.progress(f"{config.algo.name} on {config.reward.name}", config.algo.interactions) as update:
-        recorder = Recorder(folder, config.seed, _validator(env, scorer), update, _tracker(config, folder))
+        recorder = Recorder(folder, config.seed, _validator(env, scorer), update, _tracker(config, folder), monitor)
         policy = learn(env, config.algo, recorder)
+    env.reward.at(config.algo.interactions)
     spent = recorder.spent  # of learning, without the baselines and the report
     save_policy(folder / "policy", config.algo.name, policy, env)
     answers = {split: play(policy, env, split) for split in _reported(env)}
@@ -72,6 +75,7 @@ def run(config: RunConfig) -> Path:
         "seed": config.seed,
         "interactions": config.algo.interactions,
         **({} if recorder.best_step is None else {"best_step": recorder.best_step}),
+        **({} if monitor is None else monitor.found()),
         **{key: round(value, 3) for key, value in spent.items()},
         "splits": splits,
         "baselines": baselines,
@@ -133,6 +137,19 @@ def _validator(env: Environment, scorer: Scorer) -> Callable[[Policy], dict[str,
     return validate
 
 
+def _monitor(config: RunConfig, scorer: Scorer) -> Monitor | None:
+    """What watches the training reward against the environment's first metric, from random answers on."""
+    if config.monitor == "off":
+        return None
+
+    def say(words: str) -> None:
+        print(words, file=sys.stderr, flush=True)
+
+    metric, at_random = scorer.env.spec.metrics[0], chance(scorer, "validation", config.seed)
+    start = (at_random["reward"], at_random["metrics"][metric])
+    return Monitor(metric, at_random["n"], start, stops=config.monitor == "stop", say=say)
+
+
 def _baselines(env: Environment, scorer: Scorer, config: RunConfig, folder: Path) -> dict[str, Any]:
     """The simple policies on the same splits."""
     from instructrec_rl.config import ALGORITHM_CONFIGS
@@ -146,7 +163,7 @@ def _baselines(env: Environment, scorer: Scorer, config: RunConfig, folder: Path
             found[name] = {"splits": {split: chance(scorer, split, config.seed) for split in _reported(env)}}
             continue
         recorder = Recorder(folder / "baselines" / name, config.seed, _validator(env, scorer))
-        policy = learn(env, ALGORITHM_CONFIGS[name](name=name), recorder)
+        policy = learn(env, ALGORITHM_CONFIGS[name](name=name, interactions=config.algo.interactions), recorder)
         found[name] = {"splits": {split: summarise(scorer, play(policy, env, split)) for split in _reported(env)}}
     return found
 
@@ -157,8 +174,6 @@ def _open_folder(config: RunConfig, env: Environment) -> Path:
     for key in ("out", "resume"):
         plain.pop(key)
     text = _yaml(plain)
-    if config.resume and not config.out:
-        raise InputError("resume=true needs out=DIR, the folder of the run to continue")
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path(config.out or f"runs/{env.spec.name}-{config.algo.name}-{stamp}-{config.seed}")
     if not config.out:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import torch
 
     from instructrec_rl.config import BanditConfig
+    from instructrec_rl.env.environment import Environment
     from instructrec_rl.run_folder import Recorder
 
 
@@ -34,16 +35,17 @@ class Learner(Protocol):
         ...
 
 
-def train(learner: Learner, config: BanditConfig, recorder: Recorder, metric: str) -> None:
+def train(learner: Learner, env: Environment, config: BanditConfig, recorder: Recorder) -> None:
     """Train for `config.interactions` answers, from the last checkpoint where there is one.
 
-    metric: the one of validation's to show on the screen. The same seed gives the same run bit for bit, also when it
+    The same seed gives the same run bit for bit, also when it
     is stopped and resumed. Raises KeyboardInterrupt after saving a checkpoint.
     """
     if saved := recorder.load_checkpoint():
         learner.restore(*saved)
-    words = ""
-    while (step := learner.state["step"]) < config.interactions:
+    words, metric = "", env.spec.metrics[0]
+    while (step := learner.state["step"]) < config.interactions and not recorder.stop_learning:
+        env.reward.at(step)
         learner.answer()
         now = learner.state["step"]
         done = now >= config.interactions
@@ -51,6 +53,7 @@ def train(learner: Learner, config: BanditConfig, recorder: Recorder, metric: st
             scores = recorder.validate(learner.policy)
             words = f"validation {metric} {scores[metric]:.3f}"
             recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
+            done = done or recorder.stop_learning
         recorder.progress(now, config.interactions, words)
         if done or recorder.stopping or now // config.checkpoint_every > step // config.checkpoint_every:
             recorder.save_checkpoint(now, *learner.checkpoint())

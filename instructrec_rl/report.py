@@ -113,7 +113,7 @@ def page(run: Run) -> str:
             "<main>",
             sections.compared(result),
             sections.bars(result),
-            sections.curves(run.metrics, result.get("best_step")),
+            sections.curves(run.metrics, result.get("best_step"), result.get("monitor")),
             sections.wordings(result),
             sections.kinds(result, run.samples),
             sections.samples(run.samples),
@@ -170,6 +170,8 @@ def summary(result: dict[str, Any]) -> str:
         (low, lowest), (high, best) = ranked[0], ranked[-1]
         sentences.append(f"Over the {len(ranked)} test splits it lies between {share(low)} ({lowest}) and "
                          f"{share(high)} ({best}).")  # fmt: skip
+    if monitor := result.get("monitor"):
+        sentences.append(f"The monitor saw {sections.parting_words(monitor)}.")
     return " ".join([*sentences, "This is one seed, so there is no interval: a small difference may be chance."])
 
 

@@ -65,10 +65,11 @@ def bars_svg(names: Sequence[str], values: Sequence[float | None], label: str, p
 
 
 def curves_svg(lines: Sequence[dict[str, Any]], keys: Sequence[str], best_step: int | None, label: str,
-               prefix: str) -> str:  # fmt: skip
+               prefix: str, parted_step: int | None = None) -> str:  # fmt: skip
     """Logged values against interactions (below) and CPU seconds (above): one line for each key of metrics.jsonl.
 
-    best_step: the interactions at which the kept policy was saved, marked by a vertical line.
+    best_step: the interactions at which the kept policy was saved, marked by a vertical line; parted_step: likewise
+    where the training reward and the task metric parted.
     """
     from matplotlib.figure import Figure
 
@@ -83,6 +84,9 @@ def curves_svg(lines: Sequence[dict[str, Any]], keys: Sequence[str], best_step: 
         line.set_label(key.removeprefix("validation/"))
     if best_step is not None:
         axes.axvline(best_step, color=INKS["dim"], linewidth=0.8, linestyle=(0, (2, 2)), label="kept policy")
+    if parted_step is not None:
+        axes.axvline(parted_step, color=INKS["c2"], linewidth=1.2, zorder=1,
+                     label="reward and metric part")  # fmt: skip
     axes.margins(y=0.08)
     axes.set_xlim(0, max(1, *(line["step"] for line in lines)) * 1.02)
     axes.set_xlabel("interactions", fontsize=8, color=INKS["dim"])

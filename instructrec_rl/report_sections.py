@@ -102,8 +102,9 @@ def bars(result: Result) -> str:
     return section("Every split", note, f'<div class="plots">{"".join(figures)}</div>')
 
 
-def curves(lines: Sequence[dict[str, Any]], best_step: int | None) -> str:
-    """The learning curves, from the lines of metrics.jsonl."""
+def curves(lines: Sequence[dict[str, Any]], best_step: int | None, monitor: dict[str, Any] | None = None) -> str:
+    """The learning curves, from the lines of metrics.jsonl, and where the monitor saw reward and task metric part."""
+    parted_step = monitor["parted_step"] if monitor else None
     keys = list(dict.fromkeys(key for line in lines for key, value in line.items() if value is not None))
     validated = [key for key in keys if key.startswith("validation/")]
     figures = []
@@ -111,12 +112,26 @@ def curves(lines: Sequence[dict[str, Any]], best_step: int | None) -> str:
         if shown and all(key in keys for key in shown):
             ends = ", ".join(f"{k.removeprefix('validation/')} {figure(_last(lines, k))}" for k in shown)
             label = f"{title} against interactions; last values: {ends}"
-            svg = curves_svg(lines, shown, best_step, label, f"curve{number}")
+            label += f"; reward and metric part at {parted_step:,}" if parted_step is not None else ""
+            svg = curves_svg(lines, shown, best_step, label, f"curve{number}", parted_step)
             figures.append(f"<figure><figcaption><b>{title}</b> last: {text(ends)}</figcaption>{svg}</figure>")
     if not figures:
         return section("Learning curves", "None: metrics.jsonl logged no reward, as with a policy that does not learn.")
     note = "Training reward includes exploration; validation is greedy, on instructions the policy does not train on."
+    if monitor:
+        note += f" The monitor saw {parting_words(monitor)}: from there on the reward paid for something else."
+        note += " Learning was stopped." if monitor.get("stopped") else ""
     return section("Learning curves", note, f'<div class="plots wide">{"".join(figures)}</div>')
+
+
+def parting_words(monitor: Mapping[str, Any]) -> str:
+    """How the training reward and the task metric parted, from result.json's `monitor`."""
+    reward, metric = ([monitor.get(f"{name}_{when}") for when in ("before", "after")] for name in ("reward", "metric"))
+    return (
+        f"reward and metric part at {monitor['parted_step']:,} interactions: by {monitor['noticed_step']:,} the "
+        f"training reward had risen from {figure(reward[0])} to {figure(reward[1])} and validation {monitor['metric']} "
+        f"fallen from {figure(metric[0])} to {figure(metric[1])}"
+    )
 
 
 def _last(lines: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -64,6 +64,11 @@ class Reward:
         """Changes when the same responses may score differently; "" for a reward that never changes."""
         return str(getattr(self.scorer, "version", ""))
 
+    def at(self, step: int) -> None:
+        """Tell a reward whose weights change over training how many interactions are done."""
+        if hasattr(self.scorer, "at"):
+            self.scorer.at(step)
+
     def score(
         self,
         instructions: Sequence[str],

@@ -19,6 +19,8 @@ from instructrec_rl.files import append_jsonl, read_jsonl, write_text_atomic, wr
 if TYPE_CHECKING:
     import torch
 
+    from instructrec_rl.monitor import Monitor
+
 KEPT_CHECKPOINTS = 2  # the last, and the one before it in case the disk lost the last at a power cut
 
 
@@ -26,7 +28,8 @@ class Recorder:
     """Writes metrics.jsonl and checkpoints/ for a learning loop, and reads them again when a run is resumed.
 
     folder: the run's folder; seed: the run's seed; validate: scores a policy on the validation split, greedily
-    (metric -> mean); progress: called with (step, total, words) for the screen; tracker: called with (step, metrics).
+    (metric -> mean); progress: called with (step, total, words) for the screen; tracker: called with (step, metrics);
+    monitor: sees every logged line, may mark it, and may end learning.
     """
 
     def __init__(
@@ -36,14 +39,13 @@ class Recorder:
         validate: Callable[[Any], dict[str, float]],
         progress: Callable[[int, int, str], None] = lambda step, total, words: None,
         tracker: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+        monitor: Monitor | None = None,
     ):
         self.folder, self.seed, self.validate = folder, seed, validate
         self.best_step: int | None = None  # where the policy that is kept stood, for algorithms that keep the best
         self.stopping = False  # set at Ctrl-C: the loop then writes a checkpoint where its state is whole, and stops
-        self.progress, self.tracker = progress, tracker
+        self.progress, self.tracker, self.monitor = progress, tracker, monitor
         self.checkpoints = folder / "checkpoints"
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         self._started = (time.perf_counter(), time.process_time())
         self._before = {"wall_s": 0.0, "cpu_s": 0.0}
 
@@ -53,10 +55,20 @@ class Recorder:
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         return {"wall_s": self._before["wall_s"] + wall, "cpu_s": self._before["cpu_s"] + cpu}
 
+    @property
+    def stop_learning(self) -> bool:
+        """Whether the monitor ends learning: the loop then writes a checkpoint and returns its policy."""
+        return self.monitor is not None and self.monitor.stopped
+
     def log(self, step: int, **metrics: float) -> None:
         """Append one line to metrics.jsonl: the step (interactions so far), the seconds spent, and the metrics."""
         spent = {key: round(value, 3) for key, value in self.spent.items()}
-        append_jsonl(self.folder / "metrics.jsonl", {"step": step, **spent, **metrics})
+        line: dict[str, Any] = {"step": step, **spent, **metrics}
+        if self.monitor is not None:
+            line |= self.monitor.see(line)
+        with writing(self.folder):  # made here: an algorithm that logs nothing leaves no folder
+            self.folder.mkdir(parents=True, exist_ok=True)
+        append_jsonl(self.folder / "metrics.jsonl", line)
         self.tracker(step, metrics)
 
     def save_checkpoint(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
@@ -68,7 +80,7 @@ class Recorder:
         target = self.checkpoints / f"step-{step:012d}.safetensors"
         part = target.with_suffix(f".{os.getpid()}.part")
         try:
-            self.checkpoints.mkdir(exist_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
             save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata={"state": text})
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -104,5 +116,7 @@ class Recorder:
             whole = data[: data.rfind(b"\n") + 1]  # a line cut short by a kill is not a line
             if whole != data:
                 write_text_atomic(path, whole.decode())
-            kept = [json.dumps(record) + "\n" for _, record in read_jsonl(path) if record["step"] <= step]
-            write_text_atomic(path, "".join(kept))
+            kept = [record for _, record in read_jsonl(path) if record["step"] <= step]
+            write_text_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
+            if self.monitor is not None:
+                self.monitor.restart(kept)

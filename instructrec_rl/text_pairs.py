@@ -29,6 +29,13 @@ class Pairs:
         """The maximum over each row's references: values (P,) -> (B,)."""
         return np.maximum.reduceat(values[self.pair], self.starts)
 
+    def over_references(self, values: np.ndarray, multi: str) -> np.ndarray:
+        """The maximum or, with multi="mean", the mean over each row's references: values (P,) -> (B,)."""
+        if multi == "max":
+            return self.best(values)
+        counts = np.diff(self.starts, append=len(self.pair))
+        return np.add.reduceat(values[self.pair], self.starts) / counts
+
 
 def distinct_pairs(batch: Batch) -> Pairs:
     """The pairs of a batch of at least one row. Raises InputError for a row without references."""

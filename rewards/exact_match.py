@@ -23,6 +23,7 @@ class Config:
 
     punctuation: bool = option(False, "drop punctuation and symbols before comparing")
     articles: bool = option(False, "drop the English articles a, an, the before comparing")
+    unicode: bool = option(False, "compare in Unicode's form NFKC: full-width letters, ligatures, composed accents")
 
 
 class Reward:
@@ -58,6 +59,8 @@ class Reward:
         )
 
     def _normalise(self, text: str) -> str:
+        if self.config.unicode:
+            text = unicodedata.normalize("NFKC", text)
         text = text.casefold()
         if self.config.punctuation:
             text = "".join(char for char in text if unicodedata.category(char)[0] not in "PS")

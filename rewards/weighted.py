@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError, nearest
+from instructrec_rl.reward_parts import Parts, on_error_option, weighted_mean
 from instructrec_rl.rewards import RewardContext
 
 
@@ -18,6 +19,7 @@ class Config:
 
     parts: dict[str, float] = field(default_factory=dict, metadata={"help": "weight of each reward, by name"})
     options: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"help": "options of a part, by name"})
+    on_error: str = on_error_option()
 
     def __post_init__(self) -> None:
         for name, weight in self.parts.items():
@@ -29,7 +31,7 @@ class Config:
 
 
 class Reward:
-    """sum_i w_i r_i / sum_i w_i. A part of weight 0 counts nothing but is still scored and logged."""
+    """sum_i w_i r_i / sum_i w_i over the parts that can score a row. A part of weight 0 is scored and logged only."""
 
     def __init__(self, config: Config, context: RewardContext):
         total = sum(config.parts.values())
@@ -38,21 +40,30 @@ class Reward:
                 "needs parts with a weight above 0, such as reward.parts.constraints=1 or parts: {rouge: 1}"
             )
         self.weights = {name: weight / total for name, weight in config.parts.items()}
-        self.rewards = {name: context.load(name, **config.options.get(name, {})) for name in config.parts}
+        self._parts = Parts(list(config.parts), config.options, config.on_error, context)
 
     @property
     def version(self) -> str:
         """The versions of the parts that have one."""
-        return ",".join(f"{name}={part.version}" for name, part in self.rewards.items() if part.version)
+        return self._parts.version
+
+    @property
+    def masked(self) -> dict[str, int]:
+        """How many rows of each part were masked so far."""
+        return self._parts.masked
+
+    def at(self, step: int) -> None:
+        """Tell the parts how many steps of training are done."""
+        self._parts.at(step)
 
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,)."""
         return self.combine(self.parts(batch))
 
     def parts(self, batch: Batch) -> dict[str, np.ndarray]:
-        """The scores (B,) of each part, before its weight."""
-        return {name: part.score_batch(batch) for name, part in self.rewards.items()}
+        """The scores (B,) of each part, before its weight, and with on_error=mask where it is masked."""
+        return self._parts.weighted(batch, self.weights)
 
     def combine(self, parts: dict[str, np.ndarray]) -> np.ndarray:
         """The weighted mean (B,) of parts' scores."""
-        return np.sum([self.weights[name] * scores for name, scores in parts.items()], axis=0)
+        return weighted_mean(self.weights, parts)

@@ -126,7 +126,7 @@ def test_the_target_is_the_papers(toys: Callable[..., Path]) -> None:
     """With the learning rate at 0, the logged loss is the hand-computed double-DQN error of the sampled batch."""
     toys(turns=3)
     env = load_env("toys")
-    config = replace(SMALL, learning_rate=0.0, gamma=0.7, dropout=0.0, dtype="float32")
+    config = replace(SMALL, learning_rate=0.0, gamma=0.7, dropout=0.0, dtype="fp32")
     learner = dqn.Learner(env, config, seed=0)
     for _ in range(6):
         learner.explore()

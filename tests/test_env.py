@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +197,14 @@ def toys_once(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("toys")
     write_toys(folder)
     monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize("order", ["instructrec_rl, gymnasium", "gymnasium, instructrec_rl"])
+def test_the_ids_are_registered_whichever_is_imported_first(toys: Toys, order: str) -> None:
+    toys()
+    code = f"import {order}; print('instructrec/toys-v1' in gymnasium.registry, gymnasium.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True")
 
 
 def test_make_vec_uses_the_native_vector_env(toys: Toys) -> None:

@@ -16,9 +16,22 @@ REWARD_FILES = sorted(f"rewards/{path.name}" for path in ROOT.glob("rewards/*.py
 # its own level: no algorithm imports another, no reward file imports another. Imports inside functions count.
 LEVELS: list[list[str]] = [
     ["core"],
-    ["files", "options", "clauses", "constraints", "item_finder", "text_pairs", "cli"],
-    ["config", "overrides", "embedding_cache", "encoder_model", "features", "run_folder"],
+    [
+        "files",
+        "options",
+        "clauses",
+        "constraints",
+        "item_finder",
+        "json_schema",
+        "ngrams",
+        "pair_files",
+        "text_pairs",
+        "cli",
+        "monitor",
+    ],
+    ["config", "overrides", "embedding_cache", "encoder_model", "features", "run_folder", "tokens"],
     ["rewards", "encoder"],
+    ["reward_parts", "metric_adapter"],
     [*REWARD_FILES, "env", "env.intents", "env.states"],
     ["env.spec"],
     ["env.environment"],
@@ -31,7 +44,7 @@ LEVELS: list[list[str]] = [
     ["report"],
     ["experiment"],
     ["compose"],
-    ["run", "listing", "new", "check", "doctor", "registration"],
+    ["run", "listing", "new", "check", "doctor", "registration", "score", "audit"],
     ["instructrec_rl", "__main__"],
 ]
 # Upward on purpose: (importer, imported) -> why.

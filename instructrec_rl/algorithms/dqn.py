@@ -301,7 +301,8 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
     if saved := recorder.load_checkpoint():
         learner.restore(*saved)
     metric = env.spec.metrics[0]
-    while (step := learner.count["step"]) < config.interactions:
+    while (step := learner.count["step"]) < config.interactions and not recorder.stop_learning:
+        env.reward.at(step)
         learner.explore()
         for _ in range(config.updates_per_step):
             learner.update()
@@ -311,6 +312,7 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
             scores = recorder.validate(learner.policy(learner.plain.state_dict()))
             learner.keep_if_best(scores[metric])
             recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
+            done = done or recorder.stop_learning
         so_far = "" if math.isinf(learner.best_score) else f"validation {metric} {learner.best_score:.3f}"
         recorder.progress(now, config.interactions, so_far)
         if done or recorder.stopping or now // config.checkpoint_every > step // config.checkpoint_every:
@@ -325,5 +327,5 @@ def _accelerator(config: DQNConfig) -> Accelerator:
     """Device and precision: bfloat16 where the machine multiplies it in hardware, else float32."""
     AcceleratorState._reset_state(reset_partial_state=True)  # each run of a sweep chooses anew
     device, bfloat16 = pick_device(config.device)
-    half = bfloat16 if config.dtype == "auto" else config.dtype == "bfloat16"
+    half = bfloat16 if config.dtype == "auto" else config.dtype == "bf16"
     return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if half else "no")

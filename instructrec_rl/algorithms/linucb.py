@@ -144,7 +144,7 @@ def learn(env: Environment, config: LinUCBConfig, recorder: Recorder) -> LinUCBP
     The same seed gives the same run bit for bit, also when it is stopped and resumed.
     """
     learner = Learner(env, config, recorder.seed)
-    train(learner, config, recorder, env.spec.metrics[0])
+    train(learner, env, config, recorder)
     return learner.policy
 
 
