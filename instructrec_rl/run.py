@@ -34,6 +34,7 @@ options used most:
   resume=true              continue the run in `out`
   baselines=all            default, all or none
   tracking=tensorboard     none or tensorboard
+  monitor=stop             warn, stop or off: where the reward rises and the task metric falls
 
 examples:
   python -m instructrec_rl.run env=pizza_rec reward=rouge

@@ -81,9 +81,10 @@ class Reward:
 
     def __init__(self, config: Config, context: RewardContext):
         self.config = config
-        wide = lambda text: by_character(text, config.lang)  # noqa: E731
-        plain = lambda text: text.isascii() and not ODD.search(text)  # noqa: E731
-        self.texts = TokenTexts(Tokeniser(plain, _marks, lambda text: tokens_13a(text, wide(text))))
+        self.texts = TokenTexts(Tokeniser(_is_plain, _marks, self._words))
+
+    def _words(self, text: str) -> list[str]:
+        return tokens_13a(text, by_character(text, self.config.lang))
 
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,), each over all references of its row."""
@@ -152,6 +153,10 @@ def _closest(size: np.ndarray, lengths: np.ndarray, starts: np.ndarray, members:
     keys = gap << 32 | lengths
     keys[starts] = np.iinfo(np.int64).max  # the response itself
     return np.minimum.reduceat(keys, starts) & 0xFFFFFFFF
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and not ODD.search(text)
 
 
 def tokens_13a(text: str, by_characters: bool) -> list[str]:
