@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runs import finished, interval
 from tables import markdown_table, write_between_markers
+from whole_runs import finished, interval
 
 BASELINES = ("random", "popularity", "tfidf", "neighbour", "linear_q", "ngrams", "centroid", "linucb", "supervised")
 

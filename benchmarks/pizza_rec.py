@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from runs import Result, finished, interval
 from tables import markdown_table, write_between_markers
+from whole_runs import Result, finished, interval
 
 SPLITS = ("iid", "frame", "combo", "cold", "phrase", "both")
 BASELINES = ("popularity", "neighbour", "tfidf", "centroid", "linucb", "linear_q", "ngrams", "supervised")
