@@ -85,38 +85,9 @@ def load_spec(config: EnvConfig) -> Spec:
         raise InputError(f'there is no environment "{config.name}".{nearest(config.name, folders)}')
     path = folders[config.name] / "env.yaml"
     about = _read_env_yaml(path)
-    data_path = _data_path(config, about, path)
-    names = {**about.get("splits", {}), **config.splits}
-    if about["format"] == "intents":
-        table = intents.read(data_path, {**about.get("columns", {}), **config.columns})
-        renamed = _rename_splits([split for *_, split in table], names, data_path)
-        items, examples, split_of, left_out = intents.to_examples(table, renamed, data_path, config.oos == "keep")
-        item_splits: list[str | None] = [None] * len(items)
-        files: tuple[Path, ...] = (data_path,)
-    else:
-        suffix = "" if config.catalog == "default" else f".{config.catalog}"
-        known = about.get("catalogs", ["default"])
-        if config.catalog not in known:
-            raise InputError(
-                f'env.catalog="{config.catalog}" is not one of its catalogs.{nearest(config.catalog, known)}', path
-            )
-        files = (data_path / f"items{suffix}.jsonl", data_path / f"instructions{suffix}.jsonl")
-        items, item_splits = _read_items(files[0], config.text)
-        examples, given = _read_instructions(files[1], items)
-        split_of = _rename_splits(given, names, files[1])
-        left_out = {}
-    splits = _make_splits(examples, split_of, files[-1])
-    for name in set(item_splits) - {None} - set(splits):
-        raise InputError(
-            f'an item is on offer only in split "{name}", which no instruction has.{nearest(str(name), splits)}',
-            files[0],
-        )
-    regular = np.array([i for i, s in enumerate(item_splits) if s is None], dtype=np.int64)
-    menus = {
-        name: np.array([i for i, s in enumerate(item_splits) if s in (None, name)], dtype=np.int64)
-        for name in dict.fromkeys(item_splits)
-        if name is not None
-    }
+    data = _read_data(config, about, path)
+    splits = _make_splits(data.examples, data.splits, data.files[-1])
+    regular, menus = _make_menus(data, splits)
     spec = Spec(
         name=config.name,
         version=about["version"],
@@ -124,9 +95,9 @@ def load_spec(config: EnvConfig) -> Spec:
         action=_one_of(config.action or about["action"], ACTIONS, "env.action", path),
         metrics=tuple(about["metrics"]),
         folder=path.parent,
-        files=(path, *files),
-        items=items,
-        examples=examples,
+        files=(path, *data.files),
+        items=data.items,
+        examples=data.examples,
         splits=splits,
         regular=regular,
         menus=menus,
@@ -135,10 +106,59 @@ def load_spec(config: EnvConfig) -> Spec:
         state=_one_of(config.state or about.get("state", "sentence"), STATES, "env.state", path),
         turns=about.get("turns", 1) if config.turns is None else config.turns,
         turn_cost=about.get("turn_cost", 0.05) if config.turn_cost is None else config.turn_cost,
-        left_out=left_out,
+        left_out=data.left_out,
     )
-    _check_best_on_offer(spec, files[-1])
+    _check_best_on_offer(spec, data.files[-1])
     return spec
+
+
+@dataclass(frozen=True)
+class _Data:
+    """An environment's files as read. `offered`: for each item, the only split that offers it, None for all of them;
+    `splits`: for each example our name of its split, None where the data has no splits.
+    """
+
+    files: tuple[Path, ...]
+    items: list[Item]
+    offered: list[str | None]
+    examples: list[Example]
+    splits: list[str | None]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+def _read_data(config: EnvConfig, about: Mapping[str, Any], path: Path) -> _Data:
+    data_path = _data_path(config, about, path)
+    names = {**about.get("splits", {}), **config.splits}
+    if about["format"] == "intents":
+        table = intents.read(data_path, {**about.get("columns", {}), **config.columns})
+        renamed = _rename_splits([split for *_, split in table], names, data_path)
+        items, examples, splits, left_out = intents.to_examples(table, renamed, data_path, config.oos == "keep")
+        return _Data((data_path,), items, [None] * len(items), examples, splits, left_out)
+    known = about.get("catalogs", ["default"])
+    if config.catalog not in known:
+        hint = nearest(config.catalog, known)
+        raise InputError(f'env.catalog="{config.catalog}" is not one of its catalogs.{hint}', path)
+    suffix = "" if config.catalog == "default" else f".{config.catalog}"
+    files = (data_path / f"items{suffix}.jsonl", data_path / f"instructions{suffix}.jsonl")
+    items, offered = _read_items(files[0], config.text)
+    examples, given = _read_instructions(files[1], items)
+    return _Data(files, items, offered, examples, _rename_splits(given, names, files[1]))
+
+
+def _make_menus(data: _Data, splits: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Positions of the items on offer everywhere, and of all on offer in each split that has items of its own."""
+    own = [name for name in dict.fromkeys(data.offered) if name is not None]
+    for name in own:
+        if name not in splits:
+            hint = nearest(name, splits)
+            raise InputError(
+                f'an item is on offer only in split "{name}", which no instruction has.{hint}', data.files[0]
+            )
+
+    def on_offer(*where: str | None) -> np.ndarray:
+        return np.array([i for i, split in enumerate(data.offered) if split in where], dtype=np.int64)
+
+    return on_offer(None), {name: on_offer(None, name) for name in own}
 
 
 def _one_of(value: str, known: Iterable[str], key: str, path: Path) -> str:
