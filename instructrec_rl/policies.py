@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from instructrec_rl.algorithms import Policy, Writer
 from instructrec_rl.core import InputError, Item, nearest
 from instructrec_rl.encoder import Encoder, EncoderConfig, load_encoder
 from instructrec_rl.env.states import Asked
 from instructrec_rl.files import find_algorithms, read_jsonl, write_json_atomic, write_text_atomic
 
 if TYPE_CHECKING:
-    from instructrec_rl.algorithms import Policy
     from instructrec_rl.env.environment import Environment
 
 
 class TextPolicy:
-    """A policy that answers plain instructions with the text of an item. Made by `load_policy`."""
+    """A policy that answers plain instructions with texts. Made by `load_policy`."""
 
-    def __init__(self, policy: Policy, items: list[Item], menu: np.ndarray, encoder: Encoder):
+    def __init__(self, policy: Policy | Writer, items: list[Item], menu: np.ndarray, encoder: Encoder):
         self.policy, self.items, self.menu, self.encoder = policy, items, menu, encoder
 
     def act(self, instructions: Sequence[str]) -> list[str]:
-        """The response to each instruction: the text of the item chosen from the regular menu.
+        """The response to each instruction: what it writes, or the text of the item chosen from the regular menu.
 
         Raises InputError for a text that the encoder cannot read.
         """
@@ -36,11 +36,14 @@ class TextPolicy:
             raise InputError("act takes a list of instructions, not one text")
         if not len(instructions):
             return []
-        chosen = self.policy.act(Asked.from_texts(list(instructions), self.encoder), self.menu)
+        asked = Asked.from_texts(list(instructions), self.encoder)
+        if not isinstance(self.policy, Policy):
+            return self.policy.write(asked, self.menu)
+        chosen = self.policy.act(asked, self.menu)
         return [self.items[item].text for item in chosen]
 
 
-def save_policy(folder: Path, algo: str, policy: Policy, env: Environment) -> None:
+def save_policy(folder: Path, algo: str, policy: Policy | Writer, env: Environment) -> None:
     """Write a policy's folder: its own files, the catalog, and which encoder it reads. JSON and safetensors only."""
     from safetensors import SafetensorError
 

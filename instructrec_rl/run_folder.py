@@ -29,7 +29,7 @@ class Recorder:
 
     folder: the run's folder; seed: the run's seed; validate: scores a policy on the validation split, greedily
     (metric -> mean); progress: called with (step, total, words) for the screen; tracker: called with (step, metrics);
-    monitor: sees every logged line, may mark it, and may end learning.
+    monitor: sees every logged line, may mark it, and may end learning; score: a policy's summary on every split.
     """
 
     def __init__(
@@ -40,8 +40,11 @@ class Recorder:
         progress: Callable[[int, int, str], None] = lambda step, total, words: None,
         tracker: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
         monitor: Monitor | None = None,
+        score: Callable[[Any], dict[str, Any]] = lambda policy: {},
     ):
         self.folder, self.seed, self.validate = folder, seed, validate
+        self.score = score
+        self.stages: dict[str, Any] = {}  # what stages before learning came to, by name, as result.json has it
         self.best_step: int | None = None  # where the policy that is kept stood, for algorithms that keep the best
         self.stopping = False  # set at Ctrl-C: the loop then writes a checkpoint where its state is whole, and stops
         self.progress, self.tracker, self.monitor = progress, tracker, monitor
@@ -70,6 +73,19 @@ class Recorder:
             self.folder.mkdir(parents=True, exist_ok=True)
         append_jsonl(self.folder / "metrics.jsonl", line)
         self.tracker(step, metrics)
+
+    def stage(self, name: str, policy: Any, interactions: int = 0) -> None:
+        """Score the policy as a stage before learning left it, and keep that in the folder."""
+        spent = {key: round(value, 3) for key, value in self.spent.items()}
+        self.stages[name] = {"interactions": interactions, **spent, "splits": self.score(policy)}
+        write_text_atomic(self.checkpoints / f"stage-{name}.json", json.dumps(self.stages[name]))
+
+    def load_stage(self, name: str) -> bool:
+        """Take in what an earlier part of this run found of a stage; whether it did."""
+        path = self.checkpoints / f"stage-{name}.json"
+        if path.is_file():
+            self.stages[name] = json.loads(path.read_text(encoding="utf-8"))
+        return path.is_file()
 
     def save_checkpoint(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint; `state` must be JSON. Older ones are removed once this one is complete."""
@@ -104,10 +120,14 @@ class Recorder:
         with safe_open(found[-1], framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        self._before = state.pop("spent")
-        self._started = (time.perf_counter(), time.process_time())
-        self._forget_metrics_after(state["step"])
+        self.go_on_from(state["step"], state.pop("spent"))
         return tensors, state
+
+    def go_on_from(self, step: int, spent: dict[str, float]) -> None:
+        """Be where a checkpoint was: its time spent, and no metrics from after it. A step of -1 is the start."""
+        self._before = spent or self._before
+        self._started = (time.perf_counter(), time.process_time())
+        self._forget_metrics_after(step)
 
     def _forget_metrics_after(self, step: int) -> None:
         path = self.folder / "metrics.jsonl"

@@ -17,6 +17,7 @@ from instructrec_rl.config import EnvConfig
 from instructrec_rl.core import Batch, InputError, nearest
 from instructrec_rl.env.spec import Spec, load_spec
 from instructrec_rl.env.states import Asked, States, encode_states
+from instructrec_rl.item_finder import ItemFinder
 
 if TYPE_CHECKING:
     from instructrec_rl.encoder import Encoder
@@ -60,6 +61,11 @@ class Environment:
         if kind not in self._states:
             self._states[kind] = encode_states(list(self.instructions), self.encoder, kind)
         return self._states[kind]
+
+    @cached_property
+    def finder(self) -> ItemFinder:
+        """Which item a text names."""
+        return ItemFinder(self.items)
 
     @cached_property
     def item_vectors(self) -> np.ndarray:

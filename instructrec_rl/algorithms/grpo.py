@@ -1,0 +1,7 @@
+"""GRPO (Shao et al. 2024): PPO's clipped loss with advantages relative to the other answers to an instruction.
+
+No critic; the KL to the reference is in the loss. See docs/ppo.md.
+"""
+
+from instructrec_rl.language.learn import learn as learn
+from instructrec_rl.language.policy import load as load

@@ -1,0 +1,7 @@
+"""RLOO (Ahmadian et al. 2024): leave-one-out advantages, here with PPO's clip. KL to a reference in the reward.
+
+No critic. See docs/ppo.md.
+"""
+
+from instructrec_rl.language.learn import learn as learn
+from instructrec_rl.language.policy import load as load

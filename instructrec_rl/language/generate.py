@@ -1,0 +1,100 @@
+"""Texts out of a causal language model: sampled with their log-probabilities, greedy, or ranked by likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+Ids = list[int]
+
+
+class Completions(NamedTuple):
+    """B completions, padded on the right to the longest. ids, mask (the end-of-text token included): (B, T) int64;
+    logprobs: (B, T) float32, of each token when it was sampled, 0 behind the end; empty where they were not kept.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    logprobs: Tensor
+
+
+class _KeepLogprobs(LogitsProcessor):
+    """Remembers the log-probability of each token that was drawn, without keeping T x V scores."""
+
+    def __init__(self) -> None:
+        self.kept: list[Tensor] = []
+        self.last: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.drawn(input_ids[:, -1])
+        self.last = scores.float().log_softmax(-1)
+        return scores
+
+    def drawn(self, tokens: Tensor) -> None:
+        """Take in the tokens (B,) that were drawn from the scores seen last."""
+        if self.last is not None:
+            self.kept.append(self.last.gather(1, tokens[:, None])[:, 0])
+
+
+def left_pad(rows: Sequence[Ids], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (B, L) int64, with the rows pushed to the right end."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids.to(device), mask.to(device)
+
+
+def right_pad(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
+    """Rows (B, T) padded on the right with `fill`."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)
+
+
+@torch.no_grad()
+def complete(
+    model: PreTrainedModel,
+    prompts: tuple[Tensor, Tensor],
+    max_tokens: int,
+    eos: Sequence[int],
+    pad: int,
+    sample: bool = False,
+    temperature: float = 1.0,
+) -> Completions:
+    """Continue B prompts (ids and mask, (B, P), padded on the left) until the end of text or `max_tokens` tokens.
+
+    sample: draw from the model's own distribution at `temperature` (no top-k, no top-p), and keep the
+    log-probabilities; otherwise take the likeliest token each time. Draws come from torch's global generator.
+    """
+    keep = _KeepLogprobs()
+    options: dict[str, Any] = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if sample else {}
+    was_training = model.training
+    model.eval()
+    whole = model.generate(
+        input_ids=prompts[0],
+        attention_mask=prompts[1],
+        max_new_tokens=max_tokens,
+        do_sample=sample,
+        eos_token_id=list(eos),
+        pad_token_id=pad,
+        logits_processor=LogitsProcessorList([keep] if sample else []),
+        **options,
+    )
+    model.train(was_training)
+    ids = whole[:, prompts[0].shape[1] :]
+    ended = torch.isin(ids, torch.tensor(list(eos), device=ids.device))
+    mask = (ended.cumsum(1) - ended.long() == 0).long()
+    if not sample:
+        return Completions(ids, mask, torch.zeros(len(ids), 0, device=ids.device))
+    keep.drawn(ids[:, -1])
+    return Completions(ids, mask, torch.stack(keep.kept, dim=1) * mask)
+
+
+def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of ids and entropies of their distributions, both (B, T) float32, from logits (B, T, V)."""
+    logprobs = (logits.float() / temperature).log_softmax(-1)
+    chosen = logprobs.gather(2, ids[..., None])[..., 0]
+    return chosen, -(logprobs.detach().exp() * logprobs).sum(-1)

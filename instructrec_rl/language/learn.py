@@ -1,0 +1,240 @@
+"""From an environment to a trained language-model policy: the stages before reinforcement, then the trainer."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback
+
+from instructrec_rl.core import InputError
+from instructrec_rl.language import stages
+from instructrec_rl.language.critic import attach, detach
+from instructrec_rl.language.models import LanguageModel, load_language_model, restore_forward
+from instructrec_rl.language.policy import LanguagePolicy
+from instructrec_rl.language.prompts import write_prompts
+from instructrec_rl.language.state_embedding import fill_tables
+from instructrec_rl.language.trainer import STATE, PolicyTrainer
+from instructrec_rl.networks import pick_device
+
+if TYPE_CHECKING:
+    from instructrec_rl.config import PolicyConfig, PPOConfig
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.run_folder import Recorder
+
+BEST = "best.safetensors"
+
+
+def learn(env: Environment, config: PPOConfig, recorder: Recorder, policy: PolicyConfig) -> LanguagePolicy:
+    """Make or load the language model, run its stages, train it; returns it as it was best on validation.
+
+    The same seed, thread count and kind of machine give the same run bit for bit, also when it is stopped and resumed.
+    """
+    _check(config)
+    datasets.disable_progress_bars()
+    torch.manual_seed(recorder.seed)
+    lm = load_language_model(env, policy)
+    lm.model.to(pick_device(config.device)[0])
+    write_prompts(lm, env.asked(np.arange(len(env.examples))))  # a prompt that is too long is found now
+    answers = LanguagePolicy(lm, policy.decode, env.items)
+    plan = _Plan(env, config, recorder, lm, answers)
+    reference = plan.run()
+    critic = attach(lm.model, config.critic) if config.name == "ppo" else None
+    trainer, follower = _trainer(env, config, recorder, lm, reference, critic, answers)
+    fill_tables(env.states(lm.state).vectors, lm.model, reference.model if reference else None)
+    last = follower.newest()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    restore_forward(lm.model)
+    if critic is not None:
+        detach(lm.model)
+    if recorder.stopping and not follower.done:
+        raise KeyboardInterrupt
+    lm.model.load_state_dict({k: v for k, v in follower.best.items() if not k.startswith("critic.")}, strict=False)
+    recorder.best_step = follower.best_step
+    lm.model.eval()
+    return answers
+
+
+def _check(config: PPOConfig) -> None:
+    """Raise InputError for sizes that do not fit each other."""
+    for key, size in (("samples", config.samples), ("minibatch_size", config.minibatch_size)):
+        if config.batch_size % size:
+            raise InputError(f"algo.batch_size={config.batch_size} must be a multiple of algo.{key}={size}")
+    if config.name == "ppo" and config.samples > 1:
+        raise InputError("algo.samples is for algo=grpo and algo=rloo; PPO has a critic instead")
+
+
+class _Plan:
+    """The stages before reinforcement, in order; each one's weights are kept in the run's folder once it is done."""
+
+    def __init__(self, env: Environment, config: PPOConfig, recorder: Recorder, lm: LanguageModel, policy: Any):
+        self.env, self.config, self.recorder, self.lm, self.policy = env, config, recorder, lm, policy
+        self.rng = np.random.default_rng((recorder.seed, 1))
+
+    def run(self) -> LanguageModel | None:
+        """Run them all; returns the reference that the KL is taken to, None where adapters can be switched off."""
+        config, lm = self.config, self.lm
+        number = config.verbalise if config.verbalise is not None else (10_000 if lm.made_here else 0)
+        reference = self._copy() if config.kl_to == "start" else None
+        if number:
+            self._stage("verbaliser", lambda: self._supervise(stages.random_pairs(self.env, lm, number, self.rng)))
+        if config.kl_to == "verbaliser":
+            reference = self._copy()
+        if config.demos:
+            self._stage("supervised", self._demonstrate)
+        if config.best_of_n:
+            self._stage("best_of_n", self._improve)
+        return reference if reference is not None else self._copy()
+
+    def _copy(self) -> LanguageModel | None:
+        if not self.config.kl:
+            return None
+        return dataclasses.replace(self.lm, model=copy.deepcopy(self.lm.model).requires_grad_(False))
+
+    def _stage(self, name: str, work: Callable[[], int]) -> None:
+        """Do one stage, or read what it left when the run was stopped later. work: returns the answers it tried."""
+        path = self.recorder.folder / "checkpoints" / f"stage-{name}.safetensors"
+        torch.manual_seed(self.recorder.seed)  # so that a resumed run goes on with the same draws
+        if path.exists() and self.recorder.load_stage(name):
+            self.lm.model.load_state_dict(load_file(path), strict=False)
+        else:
+            tried = work()
+            self.recorder.stage(name, self.policy, tried)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            trained = {n: p.detach().cpu().contiguous() for n, p in self.lm.model.named_parameters() if p.requires_grad}
+            save_file(trained, part)
+            part.replace(path)
+
+    def _supervise(self, pairs: tuple[list, list]) -> int:
+        stages.supervise(self.lm, pairs, self.config.sft_batch_size, self.config.sft_learning_rate, self.recorder.seed)
+        return 0
+
+    def _demonstrate(self) -> int:
+        rng = np.random.default_rng((self.recorder.seed, 2))
+        rows = stages.demonstrations(self.env, self.config.demos, rng)
+        return self._supervise(stages.demonstration_pairs(self.env, self.lm, rows, self.config.demo_passes, 0.25, rng))
+
+    def _improve(self) -> int:
+        raise NotImplementedError
+
+
+def _trainer(
+    env: Environment, config: PPOConfig, recorder: Recorder, lm: LanguageModel, reference: Any, critic: Any, policy: Any
+) -> tuple[PolicyTrainer, Follower]:
+    follower = Follower(env, config, recorder, policy)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    trainer = PolicyTrainer(
+        lm, env.dynamics("train"), config, reference, critic, recorder.checkpoints, recorder.seed, [follower]
+    )
+    trainer.remove_callback(PrinterCallback)
+    follower.trainer = trainer
+    return trainer, follower
+
+
+class Follower(TrainerCallback):
+    """Between iterations: evaluates, logs, shows progress, keeps the best weights, saves, and stops where asked."""
+
+    trainer: PolicyTrainer
+
+    def __init__(self, env: Environment, config: PPOConfig, recorder: Recorder, policy: LanguagePolicy):
+        self.env, self.config, self.recorder, self.policy = env, config, recorder, policy
+        self.metric = env.spec.metrics[0]
+        self.best: dict[str, Tensor] = {}
+        self.best_score, self.best_step, self.done = -math.inf, 0, False
+        self._began = 0.0
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint, whose best weights and scores are taken in; older lines of the log are kept."""
+        found = sorted(self.recorder.checkpoints.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:]))
+        if not found:
+            self.recorder.go_on_from(-1, {})
+            return None
+        state = json.loads(found[-1].read_text(encoding="utf-8"))
+        self.recorder.go_on_from(state["step"], state["spent"])
+        self.best_score, self.best_step = state["best_score"], state["best_step"]
+        self.best = load_file(found[-1].parent / BEST)
+        return found[-1].parent
+
+    def kept(self, folder: Path) -> dict[str, Any]:
+        """What a checkpoint of the trainer holds beside its own: the best weights so far, and how far it is."""
+        save_file(self.best, folder / BEST)
+        return {
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "step": self.trainer.interactions,
+            "spent": self.recorder.spent,
+        }
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.best:
+            self._evaluate()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        import time
+
+        self._began = time.perf_counter()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        import time
+
+        self.trainer.timed["optimizer"] += time.perf_counter() - self._began
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        trainer, config, recorder = self.trainer, self.config, self.recorder
+        if state.global_step % trainer.iteration_steps:
+            return
+        now = trainer.interactions
+        before = now - config.batch_size
+        self.done = now >= config.interactions or state.global_step >= state.max_steps
+        if self.done or now // config.eval_every > before // config.eval_every:
+            self._evaluate()
+            control.should_log = True
+        recorder.progress(now, config.interactions, f"validation {self.metric} {self.best_score:.3f}")
+        due = now // config.checkpoint_every > before // config.checkpoint_every
+        control.should_save = self.done or recorder.stopping or due
+        control.should_training_stop = self.done or recorder.stopping or recorder.stop_learning
+
+    def _evaluate(self) -> None:
+        scores = self.recorder.validate(self.policy)
+        self.trainer.scored = {f"validation/{name}": value for name, value in scores.items()}
+        if scores[self.metric] > self.best_score:
+            self.best_score, self.best_step = scores[self.metric], self.trainer.interactions
+            self.best = {name: value.detach().cpu().clone() for name, value in self.trainer.trainable().items()}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs is None or "reward" not in logs:
+            return
+        timed, self.trainer.timed = self.trainer.timed, dict.fromkeys(self.trainer.timed, 0.0)
+        kept = {name: value for name, value in logs.items() if name in LOGGED and value is not None}
+        shown = {LOGGED[name]: round(float(value), 6) for name, value in kept.items()}
+        shown |= {f"seconds/{name}": round(value, 3) for name, value in timed.items()}
+        self.recorder.log(self.trainer.interactions, **shown, **self.trainer.scored)
+
+
+LOGGED = {  # TRL's and our names in the trainer -> ours in metrics.jsonl
+    "reward": "reward",
+    "valid": "valid",
+    "kl": "kl",
+    "kl_coefficient": "kl_coefficient",
+    "entropy": "entropy",
+    "loss": "loss",
+    "value_loss": "value_loss",
+    "value": "value",
+    "explained_variance": "explained_variance",
+    "clip_ratio/region_mean": "clip_fraction",
+    "grad_norm": "gradient_norm",
+    "learning_rate": "learning_rate",
+    "answer_tokens": "answer_tokens",
+}
