@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from instructrec_rl.core import InputError
-from instructrec_rl.language.state_embedding import state_embeddings
-from instructrec_rl.networks import Sets, SetNetwork
+from instructrec_rl.language.state_embedding import StateEmbedding, state_embeddings
+from instructrec_rl.networks import SetNetwork, Sets
 
 HIDDEN = 128  # of the network on the state
 
@@ -38,7 +38,7 @@ class Critic(nn.Module):
             states = state_embeddings(model)
             if not states:
                 raise InputError("algo.critic=state reads the state, which policy.input=text leaves out")
-            self.states = [states[0]]  # in a list: the policy's module, not a part of the critic
+            self.states: list[StateEmbedding] = [states[0]]  # in a list: the policy's module, not a part of the critic
             self.network = SetNetwork(states[0].dim, HIDDEN, 1).to(device)
         else:
             self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=device)

@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.language.state_embedding import install, state_embeddings
@@ -152,7 +158,9 @@ def _pretrained(env: Environment, config: PolicyConfig, place: Path | str) -> La
     if config.input != "text":
         install(model.get_base_model() if config.lora else model, env.encoder.dim)
         state_embeddings(model)[0].project.requires_grad_(True)
-    answer = config.max_tokens or (_longest(tokenizer, [i.text for i in env.items]) + 2 if env.items else DEFAULT_ANSWER)
+    answer = config.max_tokens or (
+        _longest(tokenizer, [i.text for i in env.items]) + 2 if env.items else DEFAULT_ANSWER
+    )
     return LanguageModel(model, tokenizer, config.input, env.spec.state, answer)
 
 
@@ -167,5 +175,7 @@ def _with_adapters(model: PreTrainedModel, config: PolicyConfig) -> PreTrainedMo
         for target in targets:
             if target not in known:
                 raise InputError(f'policy.lora_targets: the model has no module "{target}".{nearest(target, known)}')
-    options = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, task_type="CAUSAL_LM")
+    options = LoraConfig(
+        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, task_type="CAUSAL_LM"
+    )
     return get_peft_model(model, options)

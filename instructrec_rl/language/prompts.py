@@ -63,4 +63,6 @@ def write_answers(lm: LanguageModel, texts: Sequence[str]) -> list[Ids]:
     """Texts as the model would write them, with the end of text behind."""
     if not len(texts):  # tokenizers refuse an empty batch
         return []
-    return [[*ids, lm.tokenizer.eos_token_id] for ids in lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    return [
+        [*ids, lm.tokenizer.eos_token_id] for ids in lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    ]
