@@ -6,18 +6,19 @@ that DistributedDataParallel and its kin see one module with one forward; it is 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from instructrec_rl.language.models import own_copy
 
 KINDS = ("separate", "shared")
 
 
 class Critic(nn.Module):
-    """V = w . h + b, h the last hidden state of a trunk: the policy's own (`shared`) or a copy of it (`separate`).
+    """V = w . h + b, h the last hidden state of a trunk: the policy's own (`shared`) or a copy of it (`separate`; of a
+    model with adapters, one with adapters of its own on the same weights).
 
     The head starts at zero. `asked` says whether the policy's forward shall run it; `take` gives what it said.
     """
@@ -25,7 +26,7 @@ class Critic(nn.Module):
     def __init__(self, trunk: nn.Module, width: int, kind: str):
         super().__init__()
         self.kind, self.asked = kind, False
-        self.trunk = copy.deepcopy(trunk).requires_grad_(True) if kind == "separate" else None
+        self.trunk = own_copy(trunk) if kind == "separate" else None
         parameter = next(trunk.parameters())
         self.head = nn.Linear(width, 1, device=parameter.device)
         nn.init.zeros_(self.head.weight)
