@@ -106,9 +106,14 @@ class PPOConfig:
     )
     kl_target: float = option(6.0, "nats an episode that kl_control=adaptive aims at", low=1e-6)
     kl_horizon: int = option(10_000, "episodes over which kl_control=adaptive acts", low=1)
-    critic: str = option("separate", "a network of its own, or a head on the policy's", choices=("separate", "shared"))
+    critic: str = option(
+        "state", "a network on the state, a copy of the policy's, or a head on it", choices=("state", "separate", "shared")
+    )
     gamma: float = option(1.0, "discount, a token", low=0, high=1)
-    gae_lambda: float = option(0.95, "lambda of generalised advantage estimation", low=0, high=1)
+    gae_lambda: float | None = option(
+        None, "lambda of generalised advantage estimation (default: 1 for critic=state, which sees no tokens, else 0.95)",
+        low=0, high=1,
+    )
     value_clip: float = option(0.2, "how far a value may move from the one it had when the episode was played", low=0)
     value_coefficient: float = option(0.5, "weight of the critic's loss", low=0)
     whiten: bool = option(True, "scale advantages to mean 0 and deviation 1")

@@ -23,14 +23,16 @@ class Completions(NamedTuple):
 
 
 class _KeepLogprobs(LogitsProcessor):
-    """Remembers the log-probability of each token that was drawn, without keeping T x V scores."""
+    """Scales by the temperature and remembers the log-probability of each token drawn, without keeping T x V scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature  # here, as transformers applies its own only behind us
         self.kept: list[Tensor] = []
         self.last: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.drawn(input_ids[:, -1])
+        scores = scores / self.temperature
         self.last = scores.float().log_softmax(-1)
         return scores
 
@@ -69,8 +71,8 @@ def complete(
     sample: draw from the model's own distribution at `temperature` (no top-k, no top-p), and keep the
     log-probabilities; otherwise take the likeliest token each time. Draws come from torch's global generator.
     """
-    keep = _KeepLogprobs()
-    options: dict[str, Any] = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if sample else {}
+    keep = _KeepLogprobs(temperature)
+    options: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
     was_training = model.training
     model.eval()
     whole = model.generate(

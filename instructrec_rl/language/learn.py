@@ -118,7 +118,7 @@ class _Plan:
             save_file(trained, part)
             part.replace(path)
 
-    def _supervise(self, pairs: tuple[list, list]) -> int:
+    def _supervise(self, pairs: stages.Pairs) -> int:
         stages.supervise(self.lm, pairs, self.config.sft_batch_size, self.config.sft_learning_rate, self.recorder.seed)
         return 0
 
@@ -128,7 +128,23 @@ class _Plan:
         return self._supervise(stages.demonstration_pairs(self.env, self.lm, rows, self.config.demo_passes, 0.25, rng))
 
     def _improve(self) -> int:
-        raise NotImplementedError
+        """Rounds of best-of-n, with fewer samples after the first; returns the answers tried."""
+        config, recorder, best = self.config, self.recorder, stages.BestSoFar(self.env)
+        first, later = config.best_of_n_samples, max(2, config.best_of_n_samples // 2)
+        total = len(best.rows) * (first + later * (config.best_of_n - 1))
+        tried = 0
+
+        def seen(number: int) -> None:
+            nonlocal tried
+            tried += number
+            recorder.progress(tried, total, f"best-of-n, mean of the best {best.scores[best.scores >= 0].mean():.3f}")
+            if recorder.stopping:
+                raise KeyboardInterrupt
+
+        for k in range(config.best_of_n):
+            best.sample(self.lm, later if k else first, seen)
+            self._supervise(best.pairs(self.lm))
+        return tried
 
 
 def _trainer(

@@ -128,7 +128,8 @@ class PolicyTrainer(GRPOTrainer):
         if self.estimator == "gae":
             with self.clock("value"), torch.no_grad():
                 values = self._values(ids, mask, keep) * own
-            advantage, returns = estimate.gae(rewards, values, own, config.gamma, config.gae_lambda)
+            lam = {"state": 1.0}.get(config.critic, 0.95) if config.gae_lambda is None else config.gae_lambda
+            advantage, returns = estimate.gae(rewards, values, own, config.gamma, lam)
             output |= {"old_values": values, "returns": returns}
             self._log("explained_variance", estimate.explained_variance(values, returns, own))
             self._log("value", estimate.masked_mean(values, own))
@@ -190,7 +191,7 @@ class PolicyTrainer(GRPOTrainer):
         assert critic is not None
         for i, m in zip(ids.split(self.settings.minibatch_size), mask.split(self.settings.minibatch_size)):
             with self.accelerator.autocast():
-                if critic.kind == "separate":
+                if critic.kind != "shared":
                     found.append(critic(i, m))
                 else:
                     critic.asked = True
