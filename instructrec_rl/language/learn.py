@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import logging
@@ -24,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from instructrec_rl.core import InputError
 from instructrec_rl.language import stages
 from instructrec_rl.language.critic import attach, detach
-from instructrec_rl.language.models import LanguageModel, load_language_model, restore_forward
+from instructrec_rl.language.models import LanguageModel, load_language_model, own_copy, restore_forward
 from instructrec_rl.language.policy import LanguagePolicy
 from instructrec_rl.language.prompts import write_prompts
 from instructrec_rl.language.state_embedding import fill_tables
@@ -100,8 +99,10 @@ class _Plan:
         self.rng = np.random.default_rng((recorder.seed, 1))
 
     def run(self) -> LanguageModel | None:
-        """Run them all; returns the reference that the KL is taken to, None where adapters can be switched off."""
+        """Run them all; returns the reference that the KL is taken to, None where it costs nothing."""
         config, lm = self.config, self.lm
+        if not lm.made_here and not self.recorder.load_stage("start"):
+            self.recorder.stage("start", self.policy)  # a model that comes trained can do something before
         number = config.verbalise if config.verbalise is not None else (10_000 if lm.made_here else 0)
         reference = self._copy() if config.kl_to == "start" else None
         if number:
@@ -117,7 +118,7 @@ class _Plan:
     def _copy(self) -> LanguageModel | None:
         if not self.config.kl:
             return None
-        return dataclasses.replace(self.lm, model=copy.deepcopy(self.lm.model).requires_grad_(False))
+        return dataclasses.replace(self.lm, model=own_copy(self.lm.model).requires_grad_(False))
 
     def _stage(self, name: str, work: Callable[[], int]) -> None:
         """Do one stage, or read what it left when the run was stopped later. work: returns the answers it tried."""

@@ -84,7 +84,7 @@ class PolicyTrainer(GRPOTrainer):
         )
         self.num_generations = samples  # TRL wants at least 2; PPO needs no group
         self.reference = reference
-        if reference is not None and not hasattr(lm.model, "peft_config"):
+        if reference is not None:
             self.reference_model = self.accelerator.prepare_model(reference.model.eval(), evaluation_mode=True)
 
     @property
@@ -177,10 +177,7 @@ class PolicyTrainer(GRPOTrainer):
         return roll_out(self.lm, self.dynamics, rows, sample)
 
     def _reference_logprobs(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
-        """Log-probabilities (B, T) under the reference: the frozen copy, or the base model below the adapters."""
-        if self.reference is None:
-            with self.accelerator.unwrap_model(self.model).disable_adapter():
-                return self._in_parts(self.model, ids, mask, keep)
+        """Log-probabilities (B, T) under the reference."""
         return self._in_parts(self.reference_model, ids, mask, keep)
 
     def _in_parts(self, model: Any, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
