@@ -105,9 +105,9 @@ class PPOConfig:
     kl_target: float = option(6.0, "nats an episode that kl_control=adaptive aims at", low=1e-6)
     kl_horizon: int = option(10_000, "episodes over which kl_control=adaptive acts", low=1)
     critic: str = option(
-        "state",
-        "a network on the state, a copy of the policy's, or a head on it",
-        choices=("state", "separate", "shared"),
+        "auto",
+        "on the state, a copy of the policy, or a head on it (auto: state, or a copy where only text is read)",
+        choices=("auto", "state", "separate", "shared"),
     )
     gamma: float = option(1.0, "discount, a token", low=0, high=1)
     gae_lambda: float | None = option(

@@ -141,7 +141,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
 def trainer_of(env: Environment, folder: Path, config: PPOConfig) -> PolicyTrainer:
     torch.manual_seed(0)
     lm = load_language_model(env, TINY)
-    critic = attach(lm.model, config.critic) if config.name == "ppo" else None
+    critic = attach(lm.model, "state") if config.name == "ppo" else None
     return PolicyTrainer(lm, env.dynamics("train"), config, None, critic, folder, 0, [])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -23,8 +24,10 @@ class Critic(nn.Module):
     """V before each token. kind:
 
     `separate`, `shared`: w . h + b with h the last hidden state of a copy of the policy's trunk, or of the trunk
-    itself (a copy of one with adapters has adapters of its own on the same weights). `state`: a small network on the set of state vectors in the prompt, so one value for a whole episode: a
-    baseline that knows the instruction and nothing of the answer. All heads start at zero.
+    itself (a copy of one with adapters has adapters of its own on the same weights). `state`: a small network on the
+    set of state vectors in the prompt, so one value for a whole episode: a baseline that knows the instruction and
+    nothing of the answer. All heads start at zero.
+
     `asked` says whether the policy's forward shall run it; `take` gives what it said.
     """
 

@@ -52,7 +52,8 @@ def learn(env: Environment, config: PPOConfig, recorder: Recorder, policy: Polic
     answers = LanguagePolicy(lm, policy.decode, env.items)
     plan = _Plan(env, config, recorder, lm, answers)
     reference = plan.run()
-    critic = attach(lm.model, config.critic) if config.name == "ppo" else None
+    kind = config.critic if config.critic != "auto" else "separate" if lm.input == "text" else "state"
+    critic = attach(lm.model, kind) if config.name == "ppo" else None
     trainer, follower = _trainer(env, config, recorder, lm, reference, critic, answers)
     fill_tables(env.states(lm.state).vectors, lm.model, reference.model if reference else None)
     last = follower.newest()

@@ -128,7 +128,9 @@ class PolicyTrainer(GRPOTrainer):
         if self.estimator == "gae":
             with self.clock("value"), torch.no_grad():
                 values = self._values(ids, mask, keep) * own
-            lam = {"state": 1.0}.get(config.critic, 0.95) if config.gae_lambda is None else config.gae_lambda
+            lam = config.gae_lambda
+            if lam is None:
+                lam = 1.0 if self.critic is not None and self.critic.kind == "state" else 0.95
             advantage, returns = estimate.gae(rewards, values, own, config.gamma, lam)
             output |= {"old_values": values, "returns": returns}
             self._log("explained_variance", estimate.explained_variance(values, returns, own))
