@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,11 +41,14 @@ def distinct_pairs(batch: Batch) -> Pairs:
     counts = np.fromiter(map(len, batch.references), np.int64, len(batch))
     if not counts.all():
         raise InputError(f"row {int(counts.argmin())} has no references to compare with")
-    references = list(itertools.chain.from_iterable(batch.references))
-    index: defaultdict[str, int] = defaultdict(itertools.count().__next__)  # a new text gets the next number
-    left = np.fromiter(map(index.__getitem__, batch.responses), np.int64, len(batch)).repeat(counts)
-    right = np.fromiter(map(index.__getitem__, references), np.int64, len(references))
+    given = [*batch.responses, *itertools.chain.from_iterable(batch.references)]
+    starts, number = counts.cumsum() - counts, np.arange(len(given))
+    index = dict.fromkeys(given)
     texts = list(index)
-    keys, pair = np.unique(left * len(texts) + right, return_inverse=True)
+    if len(texts) == len(given):  # nothing to look for
+        return Pairs(texts, number[: len(batch)].repeat(counts), number[len(batch) :], number[: -len(batch)], starts)
+    index = dict(zip(texts, range(len(texts))))
+    number = np.fromiter(map(index.__getitem__, given), np.int64, len(given))
+    keys, pair = np.unique(number[: len(batch)].repeat(counts) * len(texts) + number[len(batch) :], return_inverse=True)
     response, reference = np.divmod(keys, len(texts))
-    return Pairs(texts, response, reference, pair.reshape(-1), np.concatenate(([0], counts.cumsum()[:-1])))
+    return Pairs(texts, response, reference, pair.reshape(-1), starts)

@@ -24,6 +24,7 @@ from instructrec_rl.tokens import (
     Tokeniser,
     TokenTexts,
     by_character,
+    spans_of,
 )
 
 SMOOTH_VALUES = {"exp": 0.0, "floor": 0.1, "add-k": 1.0, "none": 0.0}
@@ -81,7 +82,7 @@ class Reward:
 
     def __init__(self, config: Config, context: RewardContext):
         self.config = config
-        self.texts = TokenTexts(Tokeniser(_is_plain, _marks, self._words))
+        self.texts = TokenTexts(Tokeniser(_is_plain, _spans, self._words))
 
     def _words(self, text: str) -> list[str]:
         return tokens_13a(text, by_character(text, self.config.lang))
@@ -173,7 +174,7 @@ def tokens_13a(text: str, by_characters: bool) -> list[str]:
     return text.split()
 
 
-def _marks(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
+def _spans(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
     """13a for ASCII with no two points together: a symbol stands alone, a point unless between digits, and a dash
     after a digit.
     """
@@ -188,4 +189,4 @@ def _marks(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
     begins = alone.copy()
     begins[1:] |= alone[:-1] | ~inside[:-1]
     begins &= inside
-    return data, inside, begins
+    return data, *spans_of(inside, begins)
