@@ -184,14 +184,14 @@ class TokenTexts:
         A hash table of arrays: a code's number is the slot it holds, at the first level where it got one. What finds
         no slot at any level goes to a dict.
         """
+        todo: np.ndarray | None = None  # at the first level every place, without a copy
         for level, multiplier in enumerate(MULTIPLIERS):
-            slots = self._slots[level]
-            wanted = codes if level == 0 else codes[todo]
+            slots, wanted = self._slots[level], codes if todo is None else codes[todo]
             slot = (wanted * np.uint64(multiplier) >> np.uint64(64 - SLOT_BITS)).view(np.int64)
-            if level == 0:
+            if todo is None:
                 ids = slot
             else:
-                ids[todo] = slot + (level << SLOT_BITS)
+                ids[todo] = slot + (level << SLOT_BITS)  # where it is wrong, a later level overwrites it
             found = slots.take(slot)
             missed = np.flatnonzero(found != wanted)
             vacant = missed[found[missed] == 0]
@@ -199,9 +199,10 @@ class TokenTexts:
                 slots[slot[vacant]] = wanted[vacant]  # of codes that meet here one stays, the others go on
                 self._num_slots += len(vacant)
                 missed = missed[slots[slot[missed]] != wanted[missed]]
-            if not len(missed):
+            todo = missed if todo is None else todo[missed]
+            if not len(todo):
                 return ids
-            todo = missed if level == 0 else todo[missed]
+        assert todo is not None
         for place in todo.tolist():
             ids[place] = self._stragglers.setdefault(int(codes[place]), len(self._stragglers)) + (LEVELS << SLOT_BITS)
         if len(self._stragglers) > VOCABULARY - FIRST_TOKEN - (LEVELS << SLOT_BITS):
