@@ -28,12 +28,20 @@ class Pairs:
         """The maximum over each row's references: values (P,) -> (B,)."""
         return np.maximum.reduceat(values[self.pair], self.starts)
 
+    def first_best(self, values: np.ndarray) -> np.ndarray:
+        """The pair (B,) of each row's best reference, the first of equals: values (P,)."""
+        given = values[self.pair]
+        best = np.flatnonzero(given == self.best(values).repeat(self._counts()))
+        return self.pair[best[np.searchsorted(best, self.starts)]]
+
+    def _counts(self) -> np.ndarray:
+        return np.diff(self.starts, append=len(self.pair))
+
     def over_references(self, values: np.ndarray, multi: str) -> np.ndarray:
         """The maximum or, with multi="mean", the mean over each row's references: values (P,) -> (B,)."""
         if multi == "max":
             return self.best(values)
-        counts = np.diff(self.starts, append=len(self.pair))
-        return np.add.reduceat(values[self.pair], self.starts) / counts
+        return np.add.reduceat(values[self.pair], self.starts) / self._counts()
 
 
 def distinct_pairs(batch: Batch) -> Pairs:

@@ -45,23 +45,20 @@ class Reward:
 
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,): each distinct row is scored once, one by one."""
-        return self.of_statistics(self.statistics(batch))
+        return self.score_with_statistics(batch)[0]
 
-    def statistics(self, batch: Batch) -> np.ndarray:
-        """The fewest edits and the references' mean length (B, 2)."""
+    def score_with_statistics(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (B,), and of each row (B, 2) the fewest edits and the references' mean length."""
         for row, references in enumerate(batch.references):
             if not references:
                 raise InputError(f"row {row} has no references to compare with")
         rows = zip(batch.responses, map(tuple, batch.references))
-        return np.array([self._remembered(response, references) for response, references in rows])
+        found = np.array([self._remembered(response, references) for response, references in rows])
+        return _score(*found.T), found
 
-    def of_statistics(self, statistics: np.ndarray) -> np.ndarray:
-        """The scores (B,) of statistics (B, 2); of their sum over a corpus, the corpus's."""
-        edits, length = statistics.T
-        rate = np.where(length > 0, edits / np.where(length > 0, length, 1.0), edits > 0)
-        return np.maximum(0.0, 1.0 - rate)
-
-    corpus = of_statistics
+    def corpus(self, sums: np.ndarray) -> float:
+        """max(0, 1 - sacrebleu's `TER().corpus_score` over 100), from statistics summed over the rows."""
+        return float(_score(*sums))
 
     def _statistics(self, response: str, references: tuple[str, ...]) -> tuple[float, float]:
         words = self._words(response)
@@ -71,6 +68,11 @@ class Reward:
     def _words(self, text: str) -> list[str]:
         apart = spaced(text) if by_character(text, self.config.lang) else text
         return self.ter.tokenizer(apart.rstrip()).split()
+
+
+def _score(edits: np.ndarray, length: np.ndarray) -> np.ndarray:
+    rate = np.where(length > 0, edits / np.where(length > 0, length, 1.0), edits > 0)
+    return np.maximum(0.0, 1.0 - rate)
 
 
 def edits(response: Sequence[str], reference: Sequence[str]) -> int:
