@@ -10,6 +10,7 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -75,14 +76,22 @@ def _score(edits: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.maximum(0.0, 1.0 - rate)
 
 
+@functools.cache
+def sacrebleus() -> Any:
+    """sacrebleu's parts of TER, some of them private: the tests compare what comes of them with its public scores.
+    They take words as characters of a text as well as in a list.
+    """
+    from sacrebleu.metrics import lib_ter
+
+    return lib_ter
+
+
 def edits(response: Sequence[str], reference: Sequence[str]) -> int:
     """TER's edits of words, shifts included, as sacrebleu's `translation_edit_rate` finds them.
 
     A shift costs 1, keeps the words, and is only made where it lowers the edit distance, which is never below
     max(m, n) - (words in common). So a distance of at most 1 above that bound is the result.
     """
-    from sacrebleu.metrics.lib_ter import _MAX_SHIFT_CANDIDATES, _shift  # private: tests compare with sacrebleu's
-
     number: dict[str, str] = {}
     ours, theirs = (
         "".join(number.setdefault(word, chr(len(number))) for word in words) for words in (response, reference)
@@ -92,8 +101,8 @@ def edits(response: Sequence[str], reference: Sequence[str]) -> int:
     shifts, tried = 0, 0
     while theirs and distance.of(ours) > least + 1:
         distance.current = ours
-        gain, shifted, tried = _shift(ours, theirs, distance, tried)
-        if gain <= 0 or tried >= _MAX_SHIFT_CANDIDATES:
+        gain, shifted, tried = sacrebleus()._shift(ours, theirs, distance, tried)
+        if gain <= 0 or tried >= sacrebleus()._MAX_SHIFT_CANDIDATES:
             break
         shifts, ours = shifts + 1, shifted
     return shifts + distance.of(ours)
@@ -105,9 +114,7 @@ class EditDistance:
     """
 
     def __init__(self, reference: str):
-        from sacrebleu.metrics.lib_ter import BeamEditDistance
-
-        self.reference, self.current, self.beam = reference, "", BeamEditDistance(reference)
+        self.reference, self.current, self.beam = reference, "", sacrebleus().BeamEditDistance(reference)
 
     def of(self, words: str) -> int:
         """The distance of words, a character each."""
