@@ -525,7 +525,7 @@ def test_composed_rewards_from_yaml_without_code(empty: Path) -> None:
         (
             "gated",
             {"gate": "rouge", "then": "rouge", "options": {"rogue": {}}},
-            'options for "rogue", which is neither',
+            'options for "rogue", which is not among the parts',
         ),
         ("weighted", {"parts": {"rouge": 1}, "on_error": "zero"}, "reward.on_error=zero: not one of its values"),
         ("schedule", {}, "reward schedule: at step 0 every weight is 0; an example"),
