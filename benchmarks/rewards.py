@@ -277,7 +277,10 @@ def main() -> None:
     load.append(os.getloadavg()[0])
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     about = ", ".join(f"{name} {number}" for name, number in versions.items())
-    about += f"; {os.cpu_count()} cores, load average {load[0]:.1f} at the start and {load[1]:.1f} at the end"
+    cores, busy = os.cpu_count() or 1, max(load) > 1.5
+    about += (
+        f"; {cores} cores, {'busy with other work' if busy else 'idle'}: load average {load[0]:.1f}, then {load[1]:.1f}"
+    )
 
     table = Table(title="Rewards: pairs a CPU-second, one thread, distinct texts", caption=about)
     for column in COLUMNS:
@@ -289,7 +292,7 @@ def main() -> None:
         write_json_atomic(args.json, {"versions": versions, "load": load, "rows": rows})
     if args.markdown:
         text = markdown_table(COLUMNS, [cells(row) for row in rows])
-        write_between_markers(args.markdown, "rewards", f"{about.capitalize()}.\n\n{text}")
+        write_between_markers(args.markdown, "rewards", f"With {about}.\n\n{text}")
 
 
 if __name__ == "__main__":
