@@ -52,7 +52,7 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # a folder is removed wit
 def _metric_class() -> type:
     """The class of all our metrics: made here, as importing evaluate takes seconds."""
     import evaluate  # type: ignore[import-untyped]
-    from datasets import Features, Value  # type: ignore[import-untyped]
+    from datasets import Features, Value
     from datasets import Sequence as ListOf
 
     text = Value("string")
