@@ -1,0 +1,207 @@
+"""Which question comes next: the one whose answer helps most, quickly enough that nobody waits for it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from instructrec_rl.annotate.pool import Pool
+from instructrec_rl.feedback.schema import Correction, Preference, Ranking, Rating, Record, Retract, Thumbs
+
+# How many responses a question of each kind shows, and the kind of record that its answer becomes.
+MODES = {"rate": (1, "rating"), "compare": (2, "preference"), "rank": (4, "ranking"), "correct": (1, "correction"),
+         "thumbs": (1, "thumbs")}  # fmt: skip
+MODE_OF = {kind: mode for mode, (_, kind) in MODES.items()}
+ROWS = 128  # instructions weighed for a question
+ASKED = 1024  # earlier questions that a new one should differ from
+POLICY_BONUS = 0.2  # added to the diversity, in [0, 1], of the policy's own answers: what it says is what will be scored
+
+# (mean, std), each (N,) in [0, 1], of the learned reward for N pairs given as positions: instructions (N,) and
+# responses (N,) of the pool.
+Belief = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """An instruction with the responses to judge, in the order to show them."""
+
+    mode: str
+    instruction: str
+    responses: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The same for the same question, whatever the order of the responses."""
+        return question_key(self.mode, self.instruction, self.responses)
+
+
+def question_key(mode: str, instruction: str, responses: Sequence[str]) -> str:
+    """A short name of a question."""
+    parts = "\0".join([mode, instruction, *sorted(responses)])
+    return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def question_of(record: Record) -> Question:
+    """The question that a record answers. Not for retractions."""
+    if isinstance(record, Retract):
+        raise TypeError("a retraction answers no question")
+    return Question(MODE_OF[record.kind], record.instruction, responses_of(record))
+
+
+def responses_of(record: Rating | Thumbs | Correction | Preference | Ranking) -> tuple[str, ...]:
+    """The responses that a record judges."""
+    if isinstance(record, Preference):
+        return (record.chosen, record.rejected)
+    return tuple(record.responses) if isinstance(record, Ranking) else (record.response,)
+
+
+@dataclass
+class Tally:
+    """What was answered: each question's annotators, and the values (in [0, 1]) that they gave where it has one."""
+
+    questions: dict[str, Question] = field(default_factory=dict)
+    annotators: dict[str, dict[str, float]] = field(default_factory=dict)
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        """Count a record that is not a retraction."""
+        assert not isinstance(record, Retract)
+        responses = responses_of(record)
+        mode = MODE_OF[record.kind]
+        key = question_key(mode, record.instruction, responses)
+        if key not in self.questions:
+            self.questions[key] = Question(mode, record.instruction, responses)
+        value = record.share if isinstance(record, Rating) else 0.5
+        if isinstance(record, Thumbs):
+            value = float(record.up)
+        elif isinstance(record, Preference) and not record.tie:
+            value = float(record.chosen < record.rejected)
+        self.annotators.setdefault(key, {})[record.annotator] = value
+        for response in responses:
+            pair = (record.instruction, response)
+            self.counts[pair] = self.counts.get(pair, 0) + 1
+
+    def spread(self, key: str) -> float:
+        """How far the annotators of a question are apart, in [0, 1]."""
+        values = self.annotators[key].values()
+        return max(values) - min(values)
+
+
+class Selector:
+    """Chooses questions from a pool.
+
+    overlap: the share of questions that another annotator has answered, so that agreement can be measured.
+    """
+
+    def __init__(self, pool: Pool, overlap: float, seed: int = 0):
+        self.pool, self.overlap, self.rng = pool, overlap, np.random.default_rng(seed)
+        self._row = {text: i for i, text in enumerate(pool.instructions)}
+        self._place = {text: i for i, text in enumerate(pool.responses)}
+        slots = itertools.product(range(len(pool.candidates)), range(pool.candidates.shape[1]))
+        self._slot = {(pool.instructions[i], pool.responses[pool.candidates[i, k]]): (i, k) for i, k in slots}
+
+    def choose(
+        self, mode: str, annotator: str, tally: Tally, excluded: set[str], belief: Belief | None
+    ) -> Question | None:
+        """The next question for an annotator, or None where nothing is left.
+
+        excluded: keys of questions that the annotator skipped and that others are answering now.
+        """
+        repeat = self.rng.random() < self.overlap
+        question = self._repeated(mode, annotator, tally, excluded) if repeat else None
+        question = question or self._fresh(mode, tally, excluded, belief)
+        question = question or self._repeated(mode, annotator, tally, excluded)
+        if question is None:
+            return None
+        shuffled = self.rng.permutation(len(question.responses))
+        return Question(mode, question.instruction, tuple(question.responses[i] for i in shuffled))
+
+    def _repeated(self, mode: str, annotator: str, tally: Tally, excluded: set[str]) -> Question | None:
+        """A question that others answered: where they disagree most, then the one with the fewest answers."""
+        open_to = [
+            key
+            for key, question in tally.questions.items()
+            if question.mode == mode
+            and question.instruction in self._row
+            and annotator not in tally.annotators[key]
+            and key not in excluded
+        ]
+        if not open_to:
+            return None
+        order = self.rng.permutation(len(open_to))
+        best = min(order, key=lambda i: (-tally.spread(open_to[i]), len(tally.annotators[open_to[i]])))
+        return tally.questions[open_to[best]]
+
+    def _fresh(self, mode: str, tally: Tally, excluded: set[str], belief: Belief | None) -> Question | None:
+        """A question that nobody answered: the best of some instructions, else the first found of all."""
+        counts = self._counts(tally)
+        rows = self.rng.permutation(len(counts))
+        if belief is None:  # before anything is learned, instructions with the fewest answers come first
+            rows = rows[np.argsort(counts.sum(1)[rows], kind="stable")]
+        for few in (rows[:ROWS], rows[ROWS:]):
+            if len(few):
+                for question in self._ranked(mode, few, counts, tally, belief):
+                    if question.key not in tally.questions and question.key not in excluded:
+                        return question
+        return None
+
+    def _counts(self, tally: Tally) -> np.ndarray:
+        """(P, C) how often each candidate was judged."""
+        counts = np.zeros(self.pool.candidates.shape, np.int32)
+        for pair, count in tally.counts.items():
+            if (slot := self._slot.get(pair)) is not None:
+                counts[slot] = count
+        return counts
+
+    def _ranked(
+        self, mode: str, rows: np.ndarray, counts: np.ndarray, tally: Tally, belief: Belief | None
+    ) -> Iterator[Question]:
+        """Questions about these instructions, the most helpful first."""
+        width = min(MODES[mode][0], self.pool.candidates.shape[1])
+        if width < min(2, MODES[mode][0]):
+            return
+        gain = self._gain(mode, rows, tally, belief) - counts[rows]  # what was judged before comes after what was not
+        order = np.argsort(-gain, axis=1)
+        worth = np.take_along_axis(gain, order[:, :width], axis=1).sum(1)
+        for i in np.argsort(-worth):
+            for slots in itertools.combinations(order[i], width):
+                places = self.pool.candidates[rows[i], list(slots)]
+                yield Question(
+                    mode, self.pool.instructions[rows[i]], tuple(self.pool.responses[place] for place in places)
+                )
+
+    def _gain(self, mode: str, rows: np.ndarray, tally: Tally, belief: Belief | None) -> np.ndarray:
+        """(N, C) how much an answer about each candidate of N instructions helps."""
+        places = self.pool.candidates[rows]
+        if belief is None:
+            return self._diversity(rows, places, tally) + POLICY_BONUS * self.pool.from_policy[rows]
+        mean, std = belief(np.repeat(rows, places.shape[1]), places.ravel())
+        mean, std = mean.reshape(places.shape), std.reshape(places.shape)
+        if mode == "correct":  # a correction helps most where the answer is wrong
+            return (1 - mean) + POLICY_BONUS * self.pool.from_policy[rows]
+        if mode in ("compare", "rank"):  # responses that are uncertain and close to one another: near the middle of them
+            return std - 0.5 * np.abs(mean - np.median(mean, axis=1, keepdims=True))
+        return std
+
+    def _diversity(self, rows: np.ndarray, places: np.ndarray, tally: Tally) -> np.ndarray:
+        """(N, C) in [0, 1]: the distance from the nearest pair that was judged before (k-center, Gonzalez 1985).
+
+        The similarity of two pairs is the mean of their instructions' and their responses' cosines.
+        """
+        known = [
+            (self._row[instruction], self._place[response])
+            for instruction, response in itertools.islice(reversed(tally.counts), ASKED)
+            if instruction in self._row and response in self._place
+        ]
+        if not known:
+            return self.rng.random(places.shape)
+        seen_rows, seen_places = np.transpose(known)
+        asked = self.pool.instruction_vectors[rows] @ self.pool.instruction_vectors[seen_rows].T
+        unique, inverse = np.unique(places, return_inverse=True)
+        answered = self.pool.response_vectors[unique] @ self.pool.response_vectors[seen_places].T
+        nearest = np.array([(row + answered[each]).max(1) for row, each in zip(asked, inverse.reshape(places.shape))])
+        return 1 - nearest / 2
