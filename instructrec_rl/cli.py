@@ -19,6 +19,7 @@ COMMANDS = {
     "check": ("instructrec_rl.check", "check environments and rewards"),
     "score": ("instructrec_rl.score", "score a file of responses against a file of references"),
     "audit": ("instructrec_rl.audit", "probe a reward before training: does a degenerate answer earn too much?"),
+    "annotate": ("instructrec_rl.annotate", "serve a page where people rate, compare, rank and correct responses"),
     "doctor": ("instructrec_rl.doctor", "versions, device, threads, encoder and cache"),
 }
 DONE, FAULT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130

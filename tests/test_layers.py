@@ -45,8 +45,12 @@ LEVELS: list[list[str]] = [
     ["report"],
     ["experiment"],
     ["compose"],
-    ["run", "listing", "new", "check", "doctor", "registration", "score", "audit"],
-    ["instructrec_rl", "__main__"],
+    ["annotate.pool", "annotate.guard"],
+    ["annotate.selection"],
+    ["annotate.session"],
+    ["annotate.server", "annotate.terminal"],
+    ["run", "listing", "new", "check", "doctor", "registration", "score", "audit", "annotate"],
+    ["instructrec_rl", "__main__", "annotate.__main__"],
 ]
 # Upward on purpose: (importer, imported) -> why.
 ALLOWED = {("rewards", "env.environment"): "the public load_reward takes an environment's name"}

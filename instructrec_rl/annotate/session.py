@@ -13,7 +13,7 @@ from typing import Any
 from instructrec_rl.annotate.selection import MODES, Belief, Question, Selector, Tally, question_key, question_of
 from instructrec_rl.core import InputError, Item, nearest
 from instructrec_rl.env.spec import Spec
-from instructrec_rl.feedback.schema import Record, Retract, dump, make_record
+from instructrec_rl.feedback.schema import Retract, make_record
 from instructrec_rl.feedback.store import Store, append
 from instructrec_rl.item_finder import ItemFinder
 
@@ -168,7 +168,7 @@ class Session:
             self.store.refresh()
             before = self.store.find(record.id)
             if before is not None:
-                if dump(before).items() - {"ts": before.ts}.items() != dump(record).items():
+                if before.model_copy(update={"ts": ""}) != record.model_copy(update={"ts": ""}):
                     raise InputError(f'id: "{record.id}" is taken by another answer')
                 return record.id
             try:

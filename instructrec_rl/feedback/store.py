@@ -140,6 +140,11 @@ class Store:
         """All valid records, each id once, also those that no longer count."""
         return list(self._entries.values())
 
+    def find(self, record_id: str) -> Record | None:
+        """The valid record with this id, whether or not it still counts."""
+        entry = self._entries.get(record_id)
+        return None if entry is None else entry.record
+
     @property
     def problems(self) -> list[Problem]:
         """The lines set aside so far, file by file."""
