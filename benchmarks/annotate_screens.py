@@ -88,7 +88,7 @@ def lost(page: Any) -> None:
 
 SCREENS: dict[str, Callable[[Any], None]] = {
     "rate": rate, "reason": rate_with_reason, "compare": compare, "rank": rank, "correct": correct, "thumbs": thumbs,
-    "keys": keys, "lost": lost,
+    "options": keys, "lost": lost,
 }  # fmt: skip
 
 
@@ -102,8 +102,9 @@ def answered_before(page: Any, url: str, count: int) -> None:
                     headers: {'Content-Type': 'application/json'}})).json();
                 for (let i = 0; i < count; i += 1) {
                     const { question } = await post('api/next', { annotator, mode: 'rate' });
-                    await post('api/answer', { id: `${annotator}-picture-${i}`, annotator, env: question.env, mode: 'rate',
-                        instruction: question.instruction, responses: [question.responses[0].text], value: 1 + i % 5 });
+                    await post('api/answer', {
+                        id: `${annotator}-picture-${i}`, annotator, env: question.env, mode: 'rate', value: 1 + i % 5,
+                        instruction: question.instruction, responses: [question.responses[0].text] });
                 }
             }""",
             [name, count],
@@ -114,7 +115,7 @@ def shoot(url: str, out: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         answered_before(browser.new_page(), url, 23)
         for size, viewport in SIZES.items():
             for scheme in ("light", "dark"):

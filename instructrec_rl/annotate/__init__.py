@@ -6,9 +6,9 @@ page's server), terminal.py; page.html, page.css and the .js files are the page.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-
 import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -123,11 +123,12 @@ def _serve(config: AnnotateConfig, overrides: list[str]) -> None:
         token = secrets.token_urlsafe(24)
     with listen(config.host, config.port) as listening:
         session = make_session(config, overrides)
-        print(f"annotate {session.spec.name}: answers go to {session.out}", flush=True)
-        if not is_loopback(config.host):
-            print("Whoever has this address can answer. It is plain http: use it in networks that you trust.")
-        print(f"open {address(listening, config.host, token)}   (Ctrl-C stops)", flush=True)
-        serve(session, listening, config.host, token)
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it; every answer is on disk
+            print(f"annotate {session.spec.name}: answers go to {session.out}")
+            if not is_loopback(config.host):
+                print("Whoever has this address can answer. It is plain http: use it in networks that you trust.")
+            print(f"open {address(listening, config.host, token)}   (Ctrl-C stops)", flush=True)
+            serve(session, listening, config.host, token)
 
 
 def make_session(config: AnnotateConfig, overrides: list[str]) -> Session:
@@ -176,5 +177,3 @@ def _check_out(out: Path) -> None:
         raise InputError("expected a name that ends in .jsonl", out)
     if not any(out.resolve().is_relative_to(folder) for folder in folders):
         raise InputError(f"feedback is read from {' and '.join(map(str, folders))}; expected a file there", out)
-
-

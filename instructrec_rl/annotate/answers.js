@@ -48,19 +48,15 @@ function words(value) {
 }
 
 /** A response as a card: the item's name and attributes where it is an item, else its words. */
-export function card(response, badge = "", level = "h2") {
+export function card(response, badge = "") {
   const node = document.getElementById("a-response").content.firstElementChild.cloneNode(true);
   const title = node.querySelector("h2");
   const item = response.item;
   node.querySelector(".badge").textContent = badge;
   node.querySelector(".badge").hidden = !badge;
-  title.textContent = item ? item.name : "Response";
-  title.hidden = !item && Boolean(badge);
-  if (level !== "h2") {
-    const other = make(level, title.textContent);
-    other.hidden = title.hidden;
-    title.replaceWith(other);
-  }
+  node.querySelector(".eyebrow").hidden = Boolean(badge);
+  title.textContent = item ? item.name : "";
+  title.hidden = !item;
   const pairs = Object.entries(item?.attributes ?? {}).map(([key, value]) => [key.replaceAll("_", " "), words(value)]);
   const short = pairs.filter(([, value]) => Array.isArray(value) || value.length <= LONG);
   const prose = pairs.filter(([, value]) => !Array.isArray(value) && value.length > LONG);
@@ -131,14 +127,18 @@ function thumbs(question, places) {
 }
 
 function compare(question, places) {
-  const group = make("div", "", { class: "grid", role: "radiogroup", "aria-label": "Which answers the instruction better?" });
+  const grid = make("div", "", { class: "grid" });
+  const group = make("div", "", { role: "radiogroup", "aria-label": "Which answers the instruction better?" }, grid);
   question.responses.forEach((response, i) => {
     const node = card(response, LETTERS[i]);
     const label = make("label", "", { for: `value-${i}` }, make("b", `${LETTERS[i]} is better`), make("kbd", String(i + 1), { "aria-hidden": "true" }));
     node.querySelector(".choose").append(make("input", "", { type: "radio", name: "value", id: `value-${i}`, value: i }), label);
     clickChooses(node, () => label.click());
-    group.append(node);
+    grid.append(node);
   });
+  group.append(make("div", "", { class: "tie" },
+    make("input", "", { type: "radio", name: "value", id: "value-tie", value: -1 }),
+    make("label", "", { for: "value-tie" }, make("b", "Neither is better"), make("kbd", "3", { "aria-hidden": "true" }))));
   places.responses.append(group);
   const control = radios(places.responses, "value");
   return { ...control, value: () => (control.get() === null ? null : Number(control.get())) };
@@ -201,7 +201,6 @@ function rank(question, places) {
     set: (value) => show(Array.isArray(value) ? value.filter((i) => i in buttons) : []),
     press: (digit) => { if (!buttons[digit - 1]) return false; toggle(digit - 1); return true; },
     value: () => (order.length === buttons.length ? order : null),
-    partly: () => order.length < buttons.length,
   };
 }
 

@@ -64,7 +64,7 @@ class Bucket:
         return 0.0 if passes else (1 - tokens) / self.rate
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that does not reach the application."""
 
     def __init__(self, status: int, reason: str, **headers: str):
@@ -93,7 +93,7 @@ class Guard:
         try:
             self._check(scope, headers)
             body = await _read_body(receive, headers)
-        except Refused as refused:
+        except RefusedError as refused:
             await _answer(send, refused)
             return
 
@@ -112,20 +112,20 @@ class Guard:
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         wait = self.bucket.wait_s((scope.get("client") or ("",))[0])
         if wait:
-            raise Refused(429, "Too many requests; slower, please.", **{"Retry-After": str(int(wait) + 1)})
+            raise RefusedError(429, "Too many requests; slower, please.", **{"Retry-After": str(int(wait) + 1)})
         host = headers.get("host", "")
         if self.loopback and not is_loopback(_host_name(host)):
-            raise Refused(403, f"This server is for this machine only, not for the name {host[:100]}.")
+            raise RefusedError(403, f"This server is for this machine only, not for the name {host[:100]}.")
         if scope["method"] not in ("GET", "HEAD", "POST"):
-            raise Refused(405, "Only GET and POST.", Allow="GET, HEAD, POST")
+            raise RefusedError(405, "Only GET and POST.", Allow="GET, HEAD, POST")
         if scope["method"] == "POST":
             origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != host:
-                raise Refused(403, "Requests from other sites are refused.")
+                raise RefusedError(403, "Requests from other sites are refused.")
             if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                raise Refused(403, "Requests from other sites are refused.")
+                raise RefusedError(403, "Requests from other sites are refused.")
             if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                raise Refused(415, "Expected application/json.")
+                raise RefusedError(415, "Expected application/json.")
         if self.token:
             self._check_token(scope, headers)
 
@@ -134,7 +134,7 @@ class Guard:
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("token")
         if asked and scope["method"] == "GET" and self._is_token(asked[0]):
             cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
-            raise Refused(303, "", **{"Location": scope["path"], "Set-Cookie": cookie})
+            raise RefusedError(303, "", **{"Location": scope["path"], "Set-Cookie": cookie})
         cookies: SimpleCookie = SimpleCookie()
         try:
             cookies.load(headers.get("cookie", ""))
@@ -143,7 +143,7 @@ class Guard:
         shown = cookies[self.cookie].value if self.cookie in cookies else ""
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if not (self._is_token(shown) or self._is_token(bearer)):
-            raise Refused(401, "Open the link that the server printed: it has the token that is needed here.")
+            raise RefusedError(401, "Open the link that the server printed: it has the token that is needed here.")
 
     def _is_token(self, shown: str) -> bool:
         return hmac.compare_digest(shown.encode("utf-8", "replace"), self.token.encode())
@@ -156,8 +156,8 @@ def _host_name(host: str) -> str:
 
 
 async def _read_body(receive: Receive, headers: dict[str, str]) -> bytes:
-    """The whole body. Raises Refused where it is too long, or too slow."""
-    too_long = Refused(413, f"At most {MAX_BODY_BYTES:,} bytes are taken.", Connection="close")
+    """The whole body. Raises RefusedError where it is too long, or too slow."""
+    too_long = RefusedError(413, f"At most {MAX_BODY_BYTES:,} bytes are taken.", Connection="close")
     if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > MAX_BODY_BYTES:
         raise too_long
     body = bytearray()
@@ -166,21 +166,21 @@ async def _read_body(receive: Receive, headers: dict[str, str]) -> bytes:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Refused(400, "The request was cut short.")
+                    raise RefusedError(400, "The request was cut short.")
                 body += message.get("body", b"")
                 if len(body) > MAX_BODY_BYTES:
                     raise too_long
                 if not message.get("more_body"):
                     return bytes(body)
     except TimeoutError:
-        raise Refused(408, "The request took too long.", Connection="close") from None
+        raise RefusedError(408, "The request took too long.", Connection="close") from None
 
 
 def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(key.lower().encode(), value.encode("latin-1", "replace")) for key, value in headers.items()]
 
 
-async def _answer(send: Send, refused: Refused) -> None:
+async def _answer(send: Send, refused: RefusedError) -> None:
     body = json.dumps({"error": refused.reason}).encode() if refused.reason else b""
     about = {"Content-Type": "application/json", "Content-Length": str(len(body)), **HEADERS, **refused.headers}
     await send({"type": "http.response.start", "status": refused.status, "headers": _encoded(about)})

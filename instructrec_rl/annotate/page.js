@@ -27,6 +27,7 @@ $("theme").addEventListener("click", () => {
 // What is told
 
 function waiting(failure) {
+  if (state.busy) tell("Not saved yet; trying again.", true);
   $("banner").textContent = `${failure.message} What you answered is kept in this browser and is sent again by itself.`;
   $("banner").hidden = false;
 }
@@ -34,8 +35,11 @@ function connected() {
   $("banner").hidden = true;
   $("banner").textContent = "";
 }
-function tell(text) {
-  for (const id of ["saved", "empty-saved"]) $(id).textContent = text;
+function tell(text, waits = false) {
+  for (const id of ["saved", "empty-saved"]) {
+    $(id).textContent = text;
+    $(id).classList.toggle("waits", waits);
+  }
 }
 function complain(text) { $("problem").textContent = text; }
 

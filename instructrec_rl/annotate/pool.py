@@ -33,7 +33,13 @@ class Pool:
 
 
 def make_pool(
-    env: Environment, policies: list[TextPolicy], run: Path | None, split: str, size: int, num_candidates: int, seed: int
+    env: Environment,
+    policies: list[TextPolicy],
+    run: Path | None,
+    split: str,
+    size: int,
+    num_candidates: int,
+    seed: int,
 ) -> Pool:
     """Draw `size` instructions of a split and give each its candidates: the policies' answers, its nearest items, and
     items at random. The draw and the random items follow from the seed.
@@ -70,7 +76,12 @@ def _samples(run: Path, instructions: list[str]) -> list[str]:
 
 
 def _candidates(
-    asked: np.ndarray, vectors: np.ndarray, offered: np.ndarray, own: list[list[int]], width: int, rng: np.random.Generator
+    asked: np.ndarray,
+    vectors: np.ndarray,
+    offered: np.ndarray,
+    own: list[list[int]],
+    width: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(P, C) positions of responses, the policy's first, then the nearest items, then random ones; and which are the
     policy's. `offered` are the items that may be drawn.

@@ -18,7 +18,7 @@ MODES = {"rate": (1, "rating"), "compare": (2, "preference"), "rank": (4, "ranki
 MODE_OF = {kind: mode for mode, (_, kind) in MODES.items()}
 ROWS = 128  # instructions weighed for a question
 ASKED = 1024  # earlier questions that a new one should differ from
-POLICY_BONUS = 0.2  # added to the diversity, in [0, 1], of the policy's own answers: what it says is what will be scored
+POLICY_BONUS = 0.2  # added to the diversity, in [0, 1], of the policy's answers: the reward will score them
 
 # (mean, std), each (N,) in [0, 1], of the learned reward for N pairs given as positions: instructions (N,) and
 # responses (N,) of the pool.
@@ -61,7 +61,11 @@ def responses_of(record: Rating | Thumbs | Correction | Preference | Ranking) ->
 
 @dataclass
 class Tally:
-    """What was answered: each question's annotators, and the values (in [0, 1]) that they gave where it has one."""
+    """What was answered.
+
+    questions: by key; annotators: for each key, who answered it and with what value, in [0, 1]; counts: how often a
+    response to an instruction was judged.
+    """
 
     questions: dict[str, Question] = field(default_factory=dict)
     annotators: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -80,10 +84,28 @@ class Tally:
             value = float(record.up)
         elif isinstance(record, Preference) and not record.tie:
             value = float(record.chosen < record.rejected)
-        self.annotators.setdefault(key, {})[record.annotator] = value
+        self.annotators[key] = {**self.annotators.get(key, {}), record.annotator: value}
+        self._count(record.instruction, responses, 1)
+
+    def discard(self, record: Record) -> None:
+        """Take a record out that was counted."""
+        question = question_of(record)
+        self.annotators[question.key] = given = {**self.annotators[question.key]}
+        given.pop(record.annotator, None)
+        if not given:
+            del self.annotators[question.key], self.questions[question.key]
+        self._count(question.instruction, question.responses, -1)
+
+    def _count(self, instruction: str, responses: Sequence[str], by: int) -> None:
         for response in responses:
-            pair = (record.instruction, response)
-            self.counts[pair] = self.counts.get(pair, 0) + 1
+            pair = (instruction, response)
+            self.counts[pair] = self.counts.get(pair, 0) + by
+            if not self.counts[pair]:
+                del self.counts[pair]
+
+    def copy(self) -> Tally:
+        """A tally that stays as it is while this one counts on; what is inside each key is never changed in place."""
+        return Tally(dict(self.questions), dict(self.annotators), dict(self.counts))
 
     def spread(self, key: str) -> float:
         """How far the annotators of a question are apart, in [0, 1]."""
@@ -139,12 +161,14 @@ class Selector:
     def _fresh(self, mode: str, tally: Tally, excluded: set[str], belief: Belief | None) -> Question | None:
         """A question that nobody answered: the best of some instructions, else the first found of all."""
         counts = self._counts(tally)
-        rows = self.rng.permutation(len(counts))
+        rows, few = self.rng.permutation(len(counts)), ROWS
         if belief is None:  # before anything is learned, instructions with the fewest answers come first
-            rows = rows[np.argsort(counts.sum(1)[rows], kind="stable")]
-        for few in (rows[:ROWS], rows[ROWS:]):
-            if len(few):
-                for question in self._ranked(mode, few, counts, tally, belief):
+            answers = counts.sum(1)
+            rows = rows[np.argsort(answers[rows], kind="stable")]
+            few = min(ROWS, int((answers == answers.min()).sum()))
+        for weighed in (rows[:few], rows[few:]):
+            if len(weighed):
+                for question in self._ranked(mode, weighed, counts, tally, belief):
                     if question.key not in tally.questions and question.key not in excluded:
                         return question
         return None
@@ -183,7 +207,10 @@ class Selector:
         mean, std = mean.reshape(places.shape), std.reshape(places.shape)
         if mode == "correct":  # a correction helps most where the answer is wrong
             return (1 - mean) + POLICY_BONUS * self.pool.from_policy[rows]
-        if mode in ("compare", "rank"):  # responses that are uncertain and close to one another: near the middle of them
+        if mode in (
+            "compare",
+            "rank",
+        ):  # uncertain ones that lie close together
             return std - 0.5 * np.abs(mean - np.median(mean, axis=1, keepdims=True))
         return std
 

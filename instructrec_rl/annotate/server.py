@@ -206,7 +206,7 @@ def address(listening: socket.socket, host: str, token: str) -> str:
 
 
 def serve(session: Session, listening: socket.socket, host: str, token: str) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted, which is raised again as KeyboardInterrupt."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -218,7 +218,4 @@ def serve(session: Session, listening: socket.socket, host: str, token: str) -> 
         timeout_keep_alive=15,
         timeout_graceful_shutdown=3,
     )
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass  # the usual way to stop it; every answer is on disk
+    uvicorn.Server(config).run(sockets=[listening])

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from instructrec_rl.annotate.selection import MODES, Belief, Question, Selector, Tally, question_key, question_of
+from instructrec_rl.annotate.selection import MODES, Belief, Question, Selector, Tally, question_of
 from instructrec_rl.core import InputError, Item, nearest
 from instructrec_rl.env.spec import Spec
-from instructrec_rl.feedback.schema import Retract, make_record
+from instructrec_rl.feedback.schema import Record, Retract, make_record
 from instructrec_rl.feedback.store import Store, append
 from instructrec_rl.item_finder import ItemFinder
 
@@ -36,12 +36,27 @@ class Progress:
 
 @dataclass
 class _Seen:
-    """What the store held when it was last read: answers by annotator, the last answer of each, the tally."""
+    """What the store held when it was last read: the records of this environment that count, and their tally."""
 
-    version: str | None = None
+    version: str = ""
+    records: dict[str, Record] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     by: Counter[str] = field(default_factory=Counter)
-    last: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def update(self, records: dict[str, Record]) -> None:
+        """Take in what was added and what no longer counts."""
+        for gone in self.records.keys() - records.keys():
+            self.tally.discard(self.records[gone])
+            self.by[self.records[gone].annotator] -= 1
+        for record in [record for id, record in records.items() if id not in self.records]:
+            self.tally.add(record)
+            self.by[record.annotator] += 1
+        self.records = records
+
+    def last(self, annotator: str, env: str) -> str | None:
+        """The id of an annotator's newest answer."""
+        own = [r for r in self.records.values() if r.annotator == annotator and r.env == env]
+        return max(own, key=lambda record: (record.ts, record.id)).id if own else None
 
 
 class Session:
@@ -72,29 +87,22 @@ class Session:
     def annotators(self) -> list[str]:
         """Who answered before, the busiest first."""
         with self._store_lock:
-            return [name for name, _ in self._read().by.most_common()]
+            return [name for name, count in self._read().by.most_common() if count > 0]
 
     def _read(self) -> _Seen:
         """What the store holds now. Needs the lock."""
         self.store.refresh()
         if self._seen.version != self.store.version:
-            seen = _Seen(self.store.version)
-            for record in self.store.records:
-                if record.env in ("", self.spec.name):
-                    seen.tally.add(record)
-                    seen.by[record.annotator] += 1
-                    if record.env:
-                        seen.last[record.annotator] = max(
-                            seen.last.get(record.annotator, ("", "")), (record.ts, record.id)
-                        )
-            self._seen = seen
+            envs = ("", self.spec.name)
+            self._seen.update({record.id: record for record in self.store.records if record.env in envs})
+            self._seen.version = self.store.version
         return self._seen
 
     def progress(self, annotator: str) -> tuple[Progress, str | None]:
         """How far it is, and the id of the annotator's last answer."""
         with self._store_lock:
             seen = self._read()
-            return Progress(seen.by[annotator], seen.by.total(), self.target), seen.last.get(annotator, ("", None))[1]
+            return Progress(seen.by[annotator], seen.by.total(), self.target), seen.last(annotator, self.spec.name)
 
     def next(self, annotator: str, mode: str, skip: str | None = None) -> Question | None:
         """The next question for an annotator: the one that is open, else a new one; None where nothing is left.
@@ -103,7 +111,7 @@ class Session:
         """
         self._check_asker(annotator, mode)
         with self._store_lock:
-            tally = self._read().tally
+            tally = self._read().tally.copy()
         with self._choice_lock:
             if skip is not None:
                 self._skipped.setdefault(annotator, set()).add(skip)
@@ -143,7 +151,12 @@ class Session:
         if question.mode == "correct" and self.chooses and self._finder([fields["corrected"]])[0] < 0:
             raise InputError("corrected: it names no item of the catalog")
         fields |= {"id": id, "annotator": annotator, "env": self.spec.name}
-        return self._append(fields | {key: given for key, given in more.items() if given not in (None, "")})
+        saved = self._append(fields | {key: given for key, given in more.items() if given not in (None, "")})
+        with self._choice_lock:
+            held = self._held.get((annotator, question.mode))
+            if held is not None and held[0].key == question.key:
+                del self._held[annotator, question.mode]
+        return saved
 
     def undo(self, id: str, annotator: str, target: str) -> Question:
         """Append a line that takes the annotator's answer `target` back, and return its question to be asked again.
@@ -210,7 +223,6 @@ def record_of(question: Question, value: Any) -> dict[str, Any]:
     if mode == "compare" and type(value) is int and value in (-1, 0, 1):
         chosen, rejected = responses if value < 1 else reversed(responses)
         return fields | {"chosen": chosen, "rejected": rejected} | ({"tie": True} if value == -1 else {})
-    if mode == "rank" and isinstance(value, list) and all(type(i) is int for i in value):
-        if sorted(value) == list(range(width)):
-            return fields | {"responses": [responses[i] for i in value]}
+    if mode == "rank" and isinstance(value, list) and sorted(map(repr, value)) == sorted(map(repr, range(width))):
+        return fields | {"responses": [responses[i] for i in value]}
     raise InputError(f"value: {str(value)[:60]!r} is no answer to a question of the kind {mode}")
