@@ -144,11 +144,16 @@ function compare(question, places) {
   return { ...control, value: () => (control.get() === null ? null : Number(control.get())) };
 }
 
+/** Whether an event went through an element; by its path, as what was pressed may be gone from the page by now. */
+function through(event, selector) {
+  return event.composedPath().some((node) => node instanceof Element && node.matches(selector));
+}
+
 /** A click on the card itself chooses it; not one that opens its details or marks a text. */
 function clickChooses(node, choose) {
   node.classList.add("pressable");
   node.addEventListener("click", (event) => {
-    if (!event.target.closest("label, input, button, details") && !String(window.getSelection())) choose();
+    if (!through(event, "label, input, button, details") && !String(window.getSelection())) choose();
   });
 }
 

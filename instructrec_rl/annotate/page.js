@@ -91,8 +91,13 @@ $("who").addEventListener("click", askName);
 function begin(name) {
   state.annotator = name;
   remember("annotator", name);
-  $("who-name").textContent = name;
+  showName();
   next();
+}
+
+function showName() {
+  $("who-name").textContent = state.annotator;
+  $("who").setAttribute("aria-label", `Annotator: ${state.annotator}. Change`);
 }
 
 function showModes() {
@@ -228,8 +233,9 @@ async function exchange(path, body, done, then) {
 
 async function skip() {
   if (state.busy || !state.question) return;
-  tell("Skipped.");
+  tell("");
   await next({ skip: state.question.key });
+  tell("Skipped.");
 }
 
 $("question").addEventListener("submit", (event) => { event.preventDefault(); save(); });
@@ -258,9 +264,12 @@ for (const [id, key, preset] of [["keys-on", "keys", "on"], ["at-once", "at-once
 function saveAtOnce() {
   if ($("at-once").checked && state.control && state.control.value() !== null) save();
 }
-$("question").addEventListener("click", (event) => {
-  const byPointer = event.detail > 0; // arrow keys move between radio buttons, and must not save
-  if (byPointer && event.target.matches('input[name="value"], .place, .place *') && !state.control.focus) saveAtOnce();
+let byPointer = false; // arrow keys move between radio buttons, and must not save
+document.addEventListener("pointerdown", () => { byPointer = true; }, true);
+document.addEventListener("keydown", () => { byPointer = false; }, true);
+$("question").addEventListener("change", (event) => {
+  const chosen = event.target.name === "value" || event.target === $("control");
+  if (byPointer && chosen && !state.control.focus) saveAtOnce();
 });
 
 document.addEventListener("keydown", (event) => {
@@ -304,7 +313,7 @@ async function start() {
   $("where").textContent = `Answers are appended to ${state.about.out} on the machine that serves this page. Nothing leaves it.`;
   showModes();
   state.annotator = recall("annotator");
-  $("who-name").textContent = state.annotator;
+  showName();
   const sent = await deliverLeftOver(waiting, (reason) => { $("banner").hidden = false; $("banner").textContent = `An answer from before was refused: ${reason}`; });
   if (sent) connected();
   if (!state.annotator) { askName(); return; }
