@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from instructrec_rl.annotate import AnnotateConfig, main, make_session, read_options
 from instructrec_rl.annotate.guard import HEADERS, MAX_BODY_BYTES, Bucket, is_loopback
+from instructrec_rl.annotate.learner import FIRST, Belief
 from instructrec_rl.annotate.selection import MODES, Question, Tally, question_key
 from instructrec_rl.annotate.session import Session, WriteError
 from instructrec_rl.cli import run_command
@@ -381,18 +383,46 @@ def test_a_share_overlaps(toys: Callable[..., Path]) -> None:
 
 
 def test_the_learned_reward_decides_where_it_is_unsure(session: Session) -> None:
-    import numpy as np
-
     pool = session.selector.pool
 
-    def belief(rows: Any, places: Any) -> Any:
-        doubt = (rows == 7) & (places == pool.candidates[7, 2])
-        return np.full(len(rows), 0.5), np.where(doubt, 0.4, 0.01)
-
-    session.belief = belief
+    doubt = np.full(pool.candidates.shape, 0.01)
+    doubt[7, 2] = 0.4
+    session.learner.belief = Belief(np.full(doubt.shape, 0.5), doubt)
     assert session.next("ann", "rate") == Question(
         "rate", pool.instructions[7], (pool.responses[pool.candidates[7, 2]],)
     )
+
+
+def test_the_learned_reward_is_fitted_beside(session: Session) -> None:
+    def right(question: Question) -> int:
+        item = session.item(question.responses[0])
+        assert item is not None
+        return 5 if item.attributes["colour"] in question.instruction else 1
+
+    for i in range(FIRST + 1):
+        assert session.learner.belief is None
+        question = session.next("ann", "rate")
+        assert question is not None
+        session.save(f"answer-{i:08d}", "ann", question, right(question))
+    session.learner.wait()
+    belief = session.learner.belief
+    assert belief is not None
+    assert belief.mean.shape == session.selector.pool.candidates.shape
+    assert ((belief.mean >= 0) & (belief.mean <= 1) & (belief.deviation > 0)).all()
+    question = session.next("bob", "correct")
+    assert question is not None
+    row = session.selector.pool.instructions.index(question.instruction)
+    places = [session.selector.pool.responses[place] for place in session.selector.pool.candidates[row]]
+    assert belief.mean[row, places.index(question.responses[0])] < np.median(belief.mean)
+
+
+def test_while_all_answers_are_the_same_nothing_is_learned(session: Session) -> None:
+    for i in range(FIRST + 5):
+        question = session.next("ann", "rate")
+        assert question is not None
+        session.save(f"answer-{i:08d}", "ann", question, 3)
+    session.learner.wait()
+    assert session.learner.belief is None
 
 
 def test_candidates_hold_the_policys_answers(toys: Callable[..., Path], tmp_path: Path) -> None:

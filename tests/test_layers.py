@@ -46,6 +46,7 @@ LEVELS: list[list[str]] = [
     ["experiment"],
     ["compose"],
     ["annotate.pool", "annotate.guard"],
+    ["annotate.learner"],
     ["annotate.selection"],
     ["annotate.session"],
     ["annotate.server", "annotate.terminal"],

@@ -1,6 +1,6 @@
 """`instructrec-rl annotate env=NAME [run=DIR]`: a page, or a terminal with --tui, where people judge responses.
 
-pool.py (what may be asked), selection.py (what comes next), session.py (answers to disk), guard.py and server.py (the
+pool.py (what may be asked), learner.py and selection.py (what comes next), session.py (answers to disk), guard.py and server.py (the
 page's server), terminal.py; page.html, page.css and the .js files are the page.
 """
 
@@ -133,6 +133,7 @@ def _serve(config: AnnotateConfig, overrides: list[str]) -> None:
 
 def make_session(config: AnnotateConfig, overrides: list[str]) -> Session:
     """Everything that page and terminal need. Raises InputError for wrong options and data."""
+    from instructrec_rl.annotate.learner import Learner
     from instructrec_rl.annotate.pool import make_pool
     from instructrec_rl.annotate.selection import Selector
     from instructrec_rl.annotate.session import Session
@@ -153,7 +154,8 @@ def make_session(config: AnnotateConfig, overrides: list[str]) -> Session:
     env = make_environment(spec, load_encoder(composed.encoder))
     policies = [load_policy(run)] if run is not None else []
     pool = make_pool(env, policies, run, config.split, config.pool, config.candidates, composed.seed)
-    return Session(spec, Selector(pool, config.overlap), Store(), out, config.target)
+    learner = Learner(pool, env.encoder, spec.name, spec.items)
+    return Session(spec, Selector(pool, config.overlap, composed.seed), learner, Store(), out, config.target)
 
 
 def _env_of(run: Path, overrides: list[str]) -> str:

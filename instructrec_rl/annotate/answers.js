@@ -224,7 +224,7 @@ function correct(question, places) {
   async function find() {
     const mine = (asked += 1);
     try {
-      const { items, total } = await call("api/items", { words: field.value });
+      const { items, total } = await call("api/items", { words: field.value, besides: question.responses[0].text });
       if (mine !== asked) return;
       const listed = chosen && !items.some((item) => item.text === chosen.text) ? [chosen, ...items] : items;
       list.replaceChildren(...listed.map(option));

@@ -286,7 +286,7 @@ document.addEventListener("keydown", (event) => {
     f: () => state.control?.focus?.(),
   }[key];
   if (act) { event.preventDefault(); act(); return; }
-  if (/^[1-9]$/.test(key) && state.question && state.control.press(Number(key))) {
+  if (/^[1-9]$/.test(key) && !state.busy && state.question && state.control.press(Number(key))) {
     event.preventDefault();
     keepDraft();
     saveAtOnce();

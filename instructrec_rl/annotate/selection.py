@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from instructrec_rl.annotate.learner import Belief
 from instructrec_rl.annotate.pool import Pool
 from instructrec_rl.feedback.schema import Correction, Preference, Ranking, Rating, Record, Retract, Thumbs
 
@@ -19,10 +20,6 @@ MODE_OF = {kind: mode for mode, (_, kind) in MODES.items()}
 ROWS = 128  # instructions weighed for a question
 ASKED = 1024  # earlier questions that a new one should differ from
 POLICY_BONUS = 0.2  # added to the diversity, in [0, 1], of the policy's answers: the reward will score them
-
-# (mean, std), each (N,) in [0, 1], of the learned reward for N pairs given as positions: instructions (N,) and
-# responses (N,) of the pool.
-Belief = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -203,16 +200,15 @@ class Selector:
         places = self.pool.candidates[rows]
         if belief is None:
             return self._diversity(rows, places, tally) + POLICY_BONUS * self.pool.from_policy[rows]
-        mean, std = belief(np.repeat(rows, places.shape[1]), places.ravel())
-        mean, std = mean.reshape(places.shape), std.reshape(places.shape)
+        mean, deviation = belief.mean[rows], belief.deviation[rows]
         if mode == "correct":  # a correction helps most where the answer is wrong
             return (1 - mean) + POLICY_BONUS * self.pool.from_policy[rows]
         if mode in (
             "compare",
             "rank",
         ):  # uncertain ones that lie close together
-            return std - 0.5 * np.abs(mean - np.median(mean, axis=1, keepdims=True))
-        return std
+            return deviation - 0.5 * np.abs(mean - np.median(mean, axis=1, keepdims=True))
+        return deviation
 
     def _diversity(self, rows: np.ndarray, places: np.ndarray, tally: Tally) -> np.ndarray:
         """(N, C) in [0, 1]: the distance from the nearest pair that was judged before (k-center, Gonzalez 1985).

@@ -75,9 +75,10 @@ class Who(_Body):
 
 
 class Words(_Body):
-    """What an item should hold."""
+    """What an item should hold, and the text of one that is not looked for."""
 
     words: Annotated[str, Field(max_length=500)]
+    besides: Text = ""
 
 
 def make_app(session: Session, token: str = "", loopback: bool = True, bucket: Bucket | None = None) -> FastAPI:
@@ -122,7 +123,7 @@ def make_app(session: Session, token: str = "", loopback: bool = True, bucket: B
 
     @app.post("/api/items")
     def items(wanted: Words) -> dict[str, Any]:
-        found, total = session.find_items(wanted.words)
+        found, total = session.find_items(wanted.words, wanted.besides)
         return {"items": [_item(item) | {"text": item.text} for item in found], "total": total}
 
     return app

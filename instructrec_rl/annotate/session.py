@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from instructrec_rl.annotate.selection import MODES, Belief, Question, Selector, Tally, question_of
+from instructrec_rl.annotate.learner import Learner
+from instructrec_rl.annotate.selection import MODES, Question, Selector, Tally, question_of
 from instructrec_rl.core import InputError, Item, nearest
 from instructrec_rl.env.spec import Spec
 from instructrec_rl.feedback.schema import Record, Retract, make_record
@@ -65,9 +66,9 @@ class Session:
     out: the file that answers are appended to; it lies in a folder that the store reads.
     """
 
-    def __init__(self, spec: Spec, selector: Selector, store: Store, out: Path, target: int):
-        self.spec, self.selector, self.store, self.out, self.target = spec, selector, store, out, target
-        self.belief: Belief | None = None
+    def __init__(self, spec: Spec, selector: Selector, learner: Learner, store: Store, out: Path, target: int):
+        self.spec, self.selector, self.learner, self.store = spec, selector, learner, store
+        self.out, self.target = out, target
         self.chooses = spec.action == "choose"
         self._instructions = {example.instruction for example in spec.examples}
         self._finder = ItemFinder(spec.items)
@@ -111,7 +112,9 @@ class Session:
         """
         self._check_asker(annotator, mode)
         with self._store_lock:
-            tally = self._read().tally.copy()
+            seen = self._read()
+            tally, records = seen.tally.copy(), list(seen.records.values())
+        self.learner.see(records)
         with self._choice_lock:
             if skip is not None:
                 self._skipped.setdefault(annotator, set()).add(skip)
@@ -121,7 +124,7 @@ class Session:
                 key = open_now[0].key
                 if key not in excluded and annotator not in tally.annotators.get(key, {}):
                     return open_now[0]
-            question = self.selector.choose(mode, annotator, tally, excluded, self.belief)
+            question = self.selector.choose(mode, annotator, tally, excluded, self.learner.belief)
             self._held.pop((annotator, mode), None)
             if question is not None:
                 self._held[annotator, mode] = (question, time.monotonic())
@@ -195,11 +198,12 @@ class Session:
         place = int(self._finder([response])[0])
         return None if place < 0 else self.spec.items[place]
 
-    def find_items(self, words: str) -> tuple[list[Item], int]:
-        """Items that hold every word, the first few of them, and how many there are."""
+    def find_items(self, words: str, besides: str = "") -> tuple[list[Item], int]:
+        """Items that hold every word but the one with the text `besides`: the first few, and how many there are."""
         wanted = words.casefold().split()
         places = [i for i, text in enumerate(self._haystacks) if all(word in text for word in wanted)]
-        return [self.spec.items[i] for i in places[:MAX_FOUND]], len(places)
+        found = [self.spec.items[i] for i in places if self.spec.items[i].text != besides]
+        return found[:MAX_FOUND], len(found)
 
 
 def record_of(question: Question, value: Any) -> dict[str, Any]:

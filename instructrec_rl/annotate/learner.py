@@ -1,0 +1,68 @@
+"""The learned reward of the answers so far, fitted beside the page so that nobody waits, to choose questions by."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from instructrec_rl.annotate.pool import Pool
+from instructrec_rl.core import InputError, Item
+from instructrec_rl.encoder import Encoder
+from instructrec_rl.feedback.judgements import collect
+from instructrec_rl.feedback.learned import learn
+from instructrec_rl.feedback.schema import Record
+
+FIRST = 30  # answers before the first fit; until then questions are chosen to cover the pool
+GROWTH = 1.1  # a fit follows when there are so many times as many answers as at the last
+MOST = 5000  # answers that a fit reads, the newest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What the learned reward thinks of each candidate of a pool: mean (P, C) in [0, 1], and the standard deviation of
+    the standardised score behind it, (P, C).
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+class Learner:
+    """Fits in a thread of its own. `belief` is the newest, None before the first."""
+
+    def __init__(self, pool: Pool, encoder: Encoder, env: str, items: Sequence[Item]):
+        self.pool, self.encoder, self.env, self.items = pool, encoder, env, items
+        self.belief: Belief | None = None
+        self._fitted = 0
+        self._thread: threading.Thread | None = None
+
+    def see(self, records: Sequence[Record]) -> None:
+        """Start a fit where there is enough that is new and none is running. Returns at once."""
+        enough = max(FIRST, round(self._fitted * GROWTH))
+        if len(records) >= enough and not (self._thread and self._thread.is_alive()):
+            self._fitted = len(records)
+            newest = sorted(records, key=lambda record: (record.ts, record.id))[-MOST:]
+            self._thread = threading.Thread(target=self._fit, args=(newest,), name="learned-reward", daemon=True)
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the fit that is running, if any."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _fit(self, records: list[Record]) -> None:
+        try:
+            learned = learn(collect(records, self.env, self.items), self.encoder, self.items, interaction="never")
+        except InputError as error:  # for instance while every answer is the same: more of them will do
+            log.info("no learned reward yet: %s", error)
+            return
+        rows, slots = self.pool.candidates.shape
+        asked = [text for text in self.pool.instructions for _ in range(slots)]
+        found = learned.predict(asked, [self.pool.responses[place] for place in self.pool.candidates.ravel()])
+        self.belief = Belief(found.score.reshape(rows, slots), found.deviation.reshape(rows, slots))
