@@ -318,13 +318,13 @@ def test_every_question_is_new_until_nothing_is_left(session: Session) -> None:
 
 
 def test_first_every_instruction_once(session: Session) -> None:
-    asked = []
-    for i in range(len(session.selector.pool.instructions)):
+    asked = set()
+    for i in range(FIRST):
         question = session.next("ann", "rate")
         assert question is not None
-        asked.append(question.instruction)
+        asked.add(question.instruction)
         session.save(f"answer-{i:08d}", "ann", question, 3)
-    assert sorted(asked) == sorted(session.selector.pool.instructions)
+    assert len(asked) == FIRST
 
 
 def test_skipped_ones_do_not_come_back(session: Session) -> None:
@@ -416,13 +416,14 @@ def test_the_learned_reward_is_fitted_beside(session: Session) -> None:
     assert belief.mean[row, places.index(question.responses[0])] < np.median(belief.mean)
 
 
-def test_while_all_answers_are_the_same_nothing_is_learned(session: Session) -> None:
-    for i in range(FIRST + 5):
-        question = session.next("ann", "rate")
-        assert question is not None
-        session.save(f"answer-{i:08d}", "ann", question, 3)
+def test_questions_come_also_where_nothing_can_be_learned(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(FIRST):
+        append(OUT, {"instruction": "请给我推荐一款好吃的披萨。", "response": str(i), "rating": 1 + i % 5})
+    assert session.next("ann", "rate") is not None
     session.learner.wait()
     assert session.learner.belief is None
+    assert "no learned reward to choose questions by: " in caplog.text
+    assert session.next("bob", "rate") is not None
 
 
 def test_candidates_hold_the_policys_answers(toys: Callable[..., Path], tmp_path: Path) -> None:

@@ -196,10 +196,8 @@ def test_correct(page: Any) -> None:
     page.get_by_text("0 items.").wait_for()  # the response itself is no correction of it
     save(page, 1)
     (record,) = lines()
-    assert (record["kind"], record["corrected"]) == (
-        "correction",
-        " ".join(["a", right.split()[1], "painted", right.split()[0]]),
-    )
+    colour, shape = right.split()
+    assert (record["kind"], record["corrected"]) == ("correction", f"a {shape} painted {colour}")
 
 
 def test_thumbs_and_skip(page: Any) -> None:

@@ -1,7 +1,7 @@
 """`instructrec-rl annotate env=NAME [run=DIR]`: a page, or a terminal with --tui, where people judge responses.
 
-pool.py (what may be asked), learner.py and selection.py (what comes next), session.py (answers to disk), guard.py and server.py (the
-page's server), terminal.py; page.html, page.css and the .js files are the page.
+pool.py (what may be asked), learner.py and selection.py (what comes next), session.py (answers to disk), guard.py and
+server.py (the page's server), terminal.py; page.html, page.css and the .js files are the page.
 """
 
 from __future__ import annotations

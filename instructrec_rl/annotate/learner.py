@@ -59,8 +59,8 @@ class Learner:
     def _fit(self, records: list[Record]) -> None:
         try:
             learned = learn(collect(records, self.env, self.items), self.encoder, self.items, interaction="never")
-        except InputError as error:  # for instance while every answer is the same: more of them will do
-            log.info("no learned reward yet: %s", error)
+        except InputError as error:  # questions can be chosen without it
+            log.warning("no learned reward to choose questions by: %s", error)
             return
         rows, slots = self.pool.candidates.shape
         asked = [text for text in self.pool.instructions for _ in range(slots)]
