@@ -418,7 +418,8 @@ def test_the_learned_reward_is_fitted_beside(session: Session) -> None:
 
 def test_questions_come_also_where_nothing_can_be_learned(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     for i in range(FIRST):
-        append(OUT, {"instruction": "请给我推荐一款好吃的披萨。", "response": str(i), "rating": 1 + i % 5})
+        same = {"chosen": "red circle", "rejected": "a circle painted red"}  # two names of one item: it tells nothing
+        append(OUT, {"instruction": f"number {i}", **same})
     assert session.next("ann", "rate") is not None
     session.learner.wait()
     assert session.learner.belief is None

@@ -41,11 +41,14 @@ class Learner:
         self.belief: Belief | None = None
         self._fitted = 0
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def see(self, records: Sequence[Record]) -> None:
         """Start a fit where there is enough that is new and none is running. Returns at once."""
-        enough = max(FIRST, round(self._fitted * GROWTH))
-        if len(records) >= enough and not (self._thread and self._thread.is_alive()):
+        with self._lock:
+            enough = max(FIRST, round(self._fitted * GROWTH))
+            if len(records) < enough or (self._thread is not None and self._thread.is_alive()):
+                return
             self._fitted = len(records)
             newest = sorted(records, key=lambda record: (record.ts, record.id))[-MOST:]
             self._thread = threading.Thread(target=self._fit, args=(newest,), name="learned-reward", daemon=True)

@@ -27,7 +27,6 @@ $("theme").addEventListener("click", () => {
 // What is told
 
 function waiting(failure) {
-  if (state.busy) tell("Not saved yet; trying again.", true);
   $("banner").textContent = `${failure.message} What you answered is kept in this browser and is sent again by itself.`;
   $("banner").hidden = false;
 }
@@ -214,13 +213,16 @@ async function exchange(path, body, done, then) {
   complain("");
   tell("Saving…");
   try {
-    const reply = await deliver(path, body, waiting);
+    const reply = await deliver(path, body, (failure) => {
+      tell("Not saved yet; trying again.", true);
+      waiting(failure);
+    });
     connected();
+    tell(done);
     tab.remove(DRAFT);
     showProgress(reply.progress);
     showLast(reply.last);
     await then(reply);
-    tell(done);
   } catch (failure) {
     connected();
     tell("");
