@@ -385,9 +385,9 @@ def test_a_share_overlaps(toys: Callable[..., Path]) -> None:
 def test_the_learned_reward_decides_where_it_is_unsure(session: Session) -> None:
     pool = session.selector.pool
 
-    doubt = np.full(pool.candidates.shape, 0.01)
-    doubt[7, 2] = 0.4
-    session.learner.belief = Belief(np.full(doubt.shape, 0.5), doubt)
+    gain = np.full(pool.candidates.shape, 0.01)
+    gain[7, 2] = 0.4
+    session.learner.belief = Belief(np.full(gain.shape, 0.5), gain)
     assert session.next("ann", "rate") == Question(
         "rate", pool.instructions[7], (pool.responses[pool.candidates[7, 2]],)
     )
@@ -408,12 +408,38 @@ def test_the_learned_reward_is_fitted_beside(session: Session) -> None:
     belief = session.learner.belief
     assert belief is not None
     assert belief.mean.shape == session.selector.pool.candidates.shape
-    assert ((belief.mean >= 0) & (belief.mean <= 1) & (belief.deviation > 0)).all()
+    assert ((belief.mean >= 0) & (belief.mean <= 1)).all()
+    assert ((belief.gain > 0) & (belief.gain <= 1)).all()
     question = session.next("bob", "correct")
     assert question is not None
     row = session.selector.pool.instructions.index(question.instruction)
     places = [session.selector.pool.responses[place] for place in session.selector.pool.candidates[row]]
     assert belief.mean[row, places.index(question.responses[0])] < np.median(belief.mean)
+
+
+def test_the_gain_is_the_fall_of_the_mean_variance(session: Session) -> None:
+    from instructrec_rl.annotate.learner import _gain
+    from instructrec_rl.encoder import load_encoder
+    from instructrec_rl.feedback.judgements import collect
+    from instructrec_rl.feedback.learned import learn
+
+    pool = session.selector.pool
+    pairs = [(pool.instructions[i], pool.responses[i % 12]) for i in range(40)]
+    records = [
+        make_record({"instruction": asked, "response": answer, "rating": 1 + i % 5, "annotator": f"a{i % 2}"})
+        for i, (asked, answer) in enumerate(pairs)
+    ]
+    learned = learn(collect(records), load_encoder(), interaction="never")
+    asked, answers = [list(texts) for texts in zip(*pairs)]
+    x, _ = learned.features(asked, answers)
+    x = (np.concatenate([x, np.ones((len(x), 1))], axis=1) * learned.ridge.scales).astype(np.float64)
+    covariance, noise = learned.ridge.covariance, learned.ridge.noise
+    before = np.einsum("bf,fg,bg->b", x, covariance, x).mean()
+    fall = []
+    for row in x:  # the posterior after one more rating, by inverting the precision
+        after = np.linalg.inv(np.linalg.inv(covariance) + np.outer(row, row) / noise)
+        fall.append(before - np.einsum("bf,fg,bg->b", x, after, x).mean())
+    np.testing.assert_allclose(_gain(learned, asked, answers), np.array(fall) / max(fall), rtol=1e-3)
 
 
 def test_questions_come_also_where_nothing_can_be_learned(session: Session, caplog: pytest.LogCaptureFixture) -> None:

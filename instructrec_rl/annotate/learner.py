@@ -13,11 +13,11 @@ from instructrec_rl.annotate.pool import Pool
 from instructrec_rl.core import InputError, Item
 from instructrec_rl.encoder import Encoder
 from instructrec_rl.feedback.judgements import collect
-from instructrec_rl.feedback.learned import learn
+from instructrec_rl.feedback.learned import LearnedReward, learn
 from instructrec_rl.feedback.schema import Record
 
 FIRST = 30  # answers before the first fit; until then questions are chosen to cover the pool
-GROWTH = 1.1  # a fit follows when there are so many times as many answers as at the last
+GROWTH = 1.25  # a fit follows when there are so many times as many answers as at the last
 MOST = 5000  # answers that a fit reads, the newest
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Belief:
-    """What the learned reward thinks of each candidate of a pool: mean (P, C) in [0, 1], and the standard deviation of
-    the standardised score behind it, (P, C).
+    """What the learned reward thinks of each candidate of a pool: `mean` (P, C), its score in [0, 1], and `gain` (P, C)
+    in [0, 1], how much a rating of it would help.
     """
 
     mean: np.ndarray
-    deviation: np.ndarray
+    gain: np.ndarray
 
 
 class Learner:
@@ -65,7 +65,23 @@ class Learner:
         except InputError as error:  # questions can be chosen without it
             log.warning("no learned reward to choose questions by: %s", error)
             return
-        rows, slots = self.pool.candidates.shape
-        asked = [text for text in self.pool.instructions for _ in range(slots)]
-        found = learned.predict(asked, [self.pool.responses[place] for place in self.pool.candidates.ravel()])
-        self.belief = Belief(found.score.reshape(rows, slots), found.deviation.reshape(rows, slots))
+        shape = self.pool.candidates.shape
+        asked = [text for text in self.pool.instructions for _ in range(shape[1])]
+        answers = [self.pool.responses[place] for place in self.pool.candidates.ravel()]
+        mean = learned.predict(asked, answers).score
+        self.belief = Belief(mean.reshape(shape), _gain(learned, asked, answers).reshape(shape))
+
+
+def _gain(learned: LearnedReward, asked: list[str], answers: list[str]) -> np.ndarray:
+    """(B,) in [0, 1], the largest 1: by how much a rating of each pair lowers the mean variance over all the pairs.
+
+    With features x, the posterior covariance S of the coefficients and noise v, a rating of x lowers the variance of z
+    by (z'S x)^2 / (v + x'S x); its mean over z is x'S A S x / (v + x'S x), A the mean of z z' (Cohn, Ghahramani and
+    Jordan 1996, Active learning with statistical models).
+    """
+    ridge = learned.ridge
+    x, _ = learned.features(asked, answers)
+    x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1) * ridge.scales
+    pulled = x @ ridge.covariance
+    gain = ((pulled @ (x.T @ x / len(x))) * pulled).sum(1) / (ridge.noise + (pulled * x).sum(1))
+    return gain / max(float(gain.max()), 1e-12)

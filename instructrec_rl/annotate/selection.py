@@ -18,8 +18,7 @@ MODES = {"rate": (1, "rating"), "compare": (2, "preference"), "rank": (4, "ranki
          "thumbs": (1, "thumbs")}  # fmt: skip
 MODE_OF = {kind: mode for mode, (_, kind) in MODES.items()}
 ROWS = 128  # instructions weighed for a question
-ASKED = 1024  # earlier questions that a new one should differ from
-POLICY_BONUS = 0.2  # added to the diversity, in [0, 1], of the policy's answers: the reward will score them
+POLICY_BONUS = 0.2  # on a gain in [0, 1], of the policy's answers: the reward will have to score them
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,6 @@ class Selector:
     def __init__(self, pool: Pool, overlap: float, seed: int = 0):
         self.pool, self.overlap, self.rng = pool, overlap, np.random.default_rng(seed)
         self._row = {text: i for i, text in enumerate(pool.instructions)}
-        self._place = {text: i for i, text in enumerate(pool.responses)}
         slots = itertools.product(range(len(pool.candidates)), range(pool.candidates.shape[1]))
         self._slot = {(pool.instructions[i], pool.responses[pool.candidates[i, k]]): (i, k) for i, k in slots}
 
@@ -165,7 +163,7 @@ class Selector:
             few = min(ROWS, int((answers == answers.min()).sum()))
         for weighed in (rows[:few], rows[few:]):
             if len(weighed):
-                for question in self._ranked(mode, weighed, counts, tally, belief):
+                for question in self._ranked(mode, weighed, counts, belief):
                     if question.key not in tally.questions and question.key not in excluded:
                         return question
         return None
@@ -178,14 +176,12 @@ class Selector:
                 counts[slot] = count
         return counts
 
-    def _ranked(
-        self, mode: str, rows: np.ndarray, counts: np.ndarray, tally: Tally, belief: Belief | None
-    ) -> Iterator[Question]:
+    def _ranked(self, mode: str, rows: np.ndarray, counts: np.ndarray, belief: Belief | None) -> Iterator[Question]:
         """Questions about these instructions, the most helpful first."""
         width = min(MODES[mode][0], self.pool.candidates.shape[1])
         if width < min(2, MODES[mode][0]):
             return
-        gain = self._gain(mode, rows, tally, belief) - counts[rows]  # what was judged before comes after what was not
+        gain = self._gain(mode, rows, belief) - counts[rows]  # what was judged before comes after what was not
         order = np.argsort(-gain, axis=1)
         worth = np.take_along_axis(gain, order[:, :width], axis=1).sum(1)
         for i in np.argsort(-worth):
@@ -195,36 +191,14 @@ class Selector:
                     mode, self.pool.instructions[rows[i]], tuple(self.pool.responses[place] for place in places)
                 )
 
-    def _gain(self, mode: str, rows: np.ndarray, tally: Tally, belief: Belief | None) -> np.ndarray:
+    def _gain(self, mode: str, rows: np.ndarray, belief: Belief | None) -> np.ndarray:
         """(N, C) how much an answer about each candidate of N instructions helps."""
-        places = self.pool.candidates[rows]
-        if belief is None:
-            return self._diversity(rows, places, tally) + POLICY_BONUS * self.pool.from_policy[rows]
-        mean, deviation = belief.mean[rows], belief.deviation[rows]
+        own = POLICY_BONUS * self.pool.from_policy[rows]
+        if belief is None:  # by chance, which covers the pool; choosing far ones (k-center) learned less in trials
+            return self.rng.random(own.shape) + own
+        mean = belief.mean[rows]
         if mode == "correct":  # a correction helps most where the answer is wrong
-            return (1 - mean) + POLICY_BONUS * self.pool.from_policy[rows]
-        if mode in (
-            "compare",
-            "rank",
-        ):  # uncertain ones that lie close together
-            return deviation - 0.5 * np.abs(mean - np.median(mean, axis=1, keepdims=True))
-        return deviation
-
-    def _diversity(self, rows: np.ndarray, places: np.ndarray, tally: Tally) -> np.ndarray:
-        """(N, C) in [0, 1]: the distance from the nearest pair that was judged before (k-center, Gonzalez 1985).
-
-        The similarity of two pairs is the mean of their instructions' and their responses' cosines.
-        """
-        known = [
-            (self._row[instruction], self._place[response])
-            for instruction, response in itertools.islice(reversed(tally.counts), ASKED)
-            if instruction in self._row and response in self._place
-        ]
-        if not known:
-            return self.rng.random(places.shape)
-        seen_rows, seen_places = np.transpose(known)
-        asked = self.pool.instruction_vectors[rows] @ self.pool.instruction_vectors[seen_rows].T
-        unique, inverse = np.unique(places, return_inverse=True)
-        answered = self.pool.response_vectors[unique] @ self.pool.response_vectors[seen_places].T
-        nearest = np.array([(row + answered[each]).max(1) for row, each in zip(asked, inverse.reshape(places.shape))])
-        return 1 - nearest / 2
+            return (1 - mean) + own
+        if mode in ("compare", "rank"):  # near ones: which of them is better is not known yet
+            return belief.gain[rows] - np.abs(mean - np.median(mean, axis=1, keepdims=True)) + own
+        return belief.gain[rows] + own
