@@ -58,6 +58,7 @@ def run(config: RunConfig) -> Path:
     monitor = _monitor(config, scorer)
     with screen.progress(f"{config.algo.name} on {config.reward.name}", config.algo.interactions) as update:
         recorder = Recorder(folder, config.seed, _validator(env, scorer), update, _tracker(config, folder), monitor)
+        env.reward.attach(recorder)
         policy = learn(env, config.algo, recorder)
     env.reward.at(config.algo.interactions)
     spent = recorder.spent  # of learning, without the baselines and the report

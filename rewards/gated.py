@@ -55,6 +55,10 @@ class Reward:
         """Tell the parts how many steps of training are done."""
         self._parts.at(step)
 
+    def attach(self, recorder: Any) -> None:
+        """Give the parts the run's recorder."""
+        self._parts.attach(recorder)
+
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,)."""
         return self.combine(self.parts(batch))

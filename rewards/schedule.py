@@ -83,6 +83,10 @@ class Reward:
     def _raw(self, step: float) -> dict[str, float]:
         return {name: float(np.interp(step, points[:, 0], points[:, 1])) for name, points in self._points.items()}
 
+    def attach(self, recorder: Any) -> None:
+        """Give the parts the run's recorder."""
+        self._parts.attach(recorder)
+
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,) under the current weights."""
         return self.combine(self.parts(batch))

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from instructrec_rl.core import InputError, Item
+from instructrec_rl.feedback import interaction as interactions
 from instructrec_rl.feedback import ridge
 from instructrec_rl.feedback.annotators import Standardised, honesty, standardise
 from instructrec_rl.feedback.judgements import Judgements
@@ -31,7 +32,7 @@ MIN_JUDGEMENTS = 10  # fewer say next to nothing
 ROUNDS = 4  # of weighing annotators by what the others' judgements predict
 COMPARISON_WEIGHT = 0.5  # of a comparison beside a rating: "better by 1" is a coarser statement
 # Shares of the prior variance, averaged by evidence. With one instruction only the response's texts tell answers apart.
-ALONE = [{"constant": 1.0, "form": 0.03, "words": words, "meaning": 1 - words} for words in (0.2, 0.5, 0.8)]
+ALONE = [{"constant": 0.1, "form": 0.03, "words": words, "meaning": 1 - words} for words in (0.3, 0.6, 0.9)]
 MIXES = [
     {"constant": 1.0, "form": form, "together": together, "words": words, "meaning": 1 - words}
     for words, together, form in product((0.2, 0.5, 0.8), (0.0, 0.3), (0.03, 0.3))
@@ -61,7 +62,7 @@ class LearnedReward:
     novelty: Novelty
     trust: np.ndarray
     left_out_z: np.ndarray
-    network: Any = None
+    network: interactions.Interaction | None = None
 
     def predict(self, instructions: Sequence[str], responses: Sequence[str]) -> Prediction:
         """Scores of B answers. Raises InputError for an instruction that the encoder cannot read."""
@@ -102,5 +103,9 @@ def learn(
         trust = honesty(judged, standardised.z, predicted, margins, trust)
     weights = base * np.maximum(trust[judge], 1e-3)
     fitted = ridge.fit(rows, targets, weights, scales)
+    network = None
+    if interaction == "always" or (interaction == "auto" and features.several):
+        left = targets - fitted.left_out
+        network = interactions.learn(judged, left, weights, encoder, items, features, always=interaction == "always")
     novelty = Novelty(features.table, judged.responses, [item.text for item in items], quantile)
-    return LearnedReward(judged, standardised, features, fitted, novelty, trust, fitted.left_out)
+    return LearnedReward(judged, standardised, features, fitted, novelty, trust, fitted.left_out, network)

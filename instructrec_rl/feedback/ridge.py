@@ -63,7 +63,7 @@ def fit(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, scalings
         leverage += ((features @ (scale[:, None] * vectors)) ** 2 @ inverse) * weights
     fitted = features @ coefficients
     safe = np.minimum(leverage, 0.999)
-    best, strength = np.unravel_index(int(share.argmax()), share.shape)
+    best, strength = divmod(int(share.argmax()), len(PENALTIES))
     values, vectors, rotated = spectra[best]
     penalty = float(PENALTIES[strength])
     noise = max((energy - float((rotated**2 / (values + penalty)).sum())) / size, 1e-9)
