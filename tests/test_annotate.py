@@ -20,7 +20,7 @@ from instructrec_rl.annotate import AnnotateConfig, main, make_session, read_opt
 from instructrec_rl.annotate.guard import HEADERS, MAX_BODY_BYTES, Bucket, is_loopback
 from instructrec_rl.annotate.learner import FIRST, Belief
 from instructrec_rl.annotate.selection import MODES, Question, Tally, question_key
-from instructrec_rl.annotate.session import Session, WriteError
+from instructrec_rl.annotate.session import Progress, Session, WriteError
 from instructrec_rl.cli import run_command
 from instructrec_rl.core import InputError
 from instructrec_rl.feedback.schema import make_record
@@ -325,6 +325,33 @@ def test_first_every_instruction_once(session: Session) -> None:
         asked.add(question.instruction)
         session.save(f"answer-{i:08d}", "ann", question, 3)
     assert len(asked) == FIRST
+
+
+def test_a_line_that_names_an_item_counts_for_it(session: Session) -> None:
+    pool = session.selector.pool
+    for i, env in enumerate(("toys", "", "other")):
+        for place, item in enumerate(session.spec.items):
+            line = {"instruction": pool.instructions[i], "response": item.name, "annotator": "ann", "rating": 2}
+            append(OUT, line | {"env": env, "id": f"line-{i}-{place}"})
+    left = pool.candidates.size - 2 * pool.candidates.shape[1]  # what was said of another environment does not count
+    for i in range(left):
+        question = session.next("ann", "rate")
+        assert question is not None
+        assert question.instruction not in pool.instructions[:2]
+        session.save(f"answer-{i:08d}", "ann", question, 3)
+    assert session.next("ann", "rate") is None
+
+
+def test_what_is_taken_back_by_hand_no_longer_counts(session: Session) -> None:
+    pool = session.selector.pool
+    line = {"instruction": pool.instructions[0], "response": pool.responses[0], "annotator": "ann", "rating": 2}
+    for env in ("", "toys"):
+        append(OUT, line | {"env": env, "id": f"line-{env}"})
+    assert session.progress("ann")[0].all == 2
+    for env in ("", "toys"):
+        append(OUT, {"target": f"line-{env}", "annotator": "ann"})
+        assert session.next("ann", "rate") is not None
+    assert session.progress("ann") == (Progress(0, 0, 200), None)
 
 
 def test_skipped_ones_do_not_come_back(session: Session) -> None:

@@ -74,7 +74,7 @@ def page(browser: Any, url: str) -> Iterator[Any]:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     begin(page, url)
     yield page
     context.close()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from instructrec_rl.annotate.learner import Belief
 from instructrec_rl.annotate.pool import Pool
-from instructrec_rl.feedback.schema import Correction, Preference, Ranking, Rating, Record, Retract, Thumbs
+from instructrec_rl.feedback.schema import Preference, Ranking, Rating, Record, Retract, Thumbs
 
 # How many responses a question of each kind shows, and the kind of record that its answer becomes.
 MODES = {"rate": (1, "rating"), "compare": (2, "preference"), "rank": (4, "ranking"), "correct": (1, "correction"),
@@ -45,63 +45,65 @@ def question_of(record: Record) -> Question:
     """The question that a record answers. Not for retractions."""
     if isinstance(record, Retract):
         raise TypeError("a retraction answers no question")
-    return Question(MODE_OF[record.kind], record.instruction, responses_of(record))
-
-
-def responses_of(record: Rating | Thumbs | Correction | Preference | Ranking) -> tuple[str, ...]:
-    """The responses that a record judges."""
     if isinstance(record, Preference):
-        return (record.chosen, record.rejected)
-    return tuple(record.responses) if isinstance(record, Ranking) else (record.response,)
+        responses: tuple[str, ...] = (record.chosen, record.rejected)
+    else:
+        responses = tuple(record.responses) if isinstance(record, Ranking) else (record.response,)
+    return Question(MODE_OF[record.kind], record.instruction, responses)
 
 
 @dataclass
 class Tally:
     """What was answered.
 
-    questions: by key; annotators: for each key, who answered it and with what value, in [0, 1]; counts: how often a
-    response to an instruction was judged.
+    text_of: makes the names of a response one (an item's name becomes its text); questions: by key; annotators: for each
+    key, who answered it and with what value, in [0, 1]; counts: how often a response to an instruction was judged.
     """
 
+    text_of: Callable[[str], str] = str
     questions: dict[str, Question] = field(default_factory=dict)
     annotators: dict[str, dict[str, float]] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """Count a record that is not a retraction."""
-        assert not isinstance(record, Retract)
-        responses = responses_of(record)
-        mode = MODE_OF[record.kind]
-        key = question_key(mode, record.instruction, responses)
-        if key not in self.questions:
-            self.questions[key] = Question(mode, record.instruction, responses)
+        question = self._question(record)
+        key = question.key
+        self.questions.setdefault(key, question)
         value = record.share if isinstance(record, Rating) else 0.5
         if isinstance(record, Thumbs):
             value = float(record.up)
         elif isinstance(record, Preference) and not record.tie:
-            value = float(record.chosen < record.rejected)
+            value = float(self.text_of(record.chosen) == min(question.responses))
         self.annotators[key] = {**self.annotators.get(key, {}), record.annotator: value}
-        self._count(record.instruction, responses, 1)
+        self._count(question, 1)
 
     def discard(self, record: Record) -> None:
         """Take a record out that was counted."""
-        question = question_of(record)
-        self.annotators[question.key] = given = {**self.annotators[question.key]}
-        given.pop(record.annotator, None)
-        if not given:
-            del self.annotators[question.key], self.questions[question.key]
-        self._count(question.instruction, question.responses, -1)
+        question = self._question(record)
+        given = self.annotators.get(question.key, {})
+        others = {name: value for name, value in given.items() if name != record.annotator}
+        if others:
+            self.annotators[question.key] = others
+        else:
+            self.annotators.pop(question.key, None)
+            self.questions.pop(question.key, None)
+        self._count(question, -1)
 
-    def _count(self, instruction: str, responses: Sequence[str], by: int) -> None:
-        for response in responses:
-            pair = (instruction, response)
+    def _question(self, record: Record) -> Question:
+        asked = question_of(record)
+        return Question(asked.mode, asked.instruction, tuple(map(self.text_of, asked.responses)))
+
+    def _count(self, question: Question, by: int) -> None:
+        for response in question.responses:
+            pair = (question.instruction, response)
             self.counts[pair] = self.counts.get(pair, 0) + by
             if not self.counts[pair]:
                 del self.counts[pair]
 
     def copy(self) -> Tally:
         """A tally that stays as it is while this one counts on; what is inside each key is never changed in place."""
-        return Tally(dict(self.questions), dict(self.annotators), dict(self.counts))
+        return Tally(self.text_of, dict(self.questions), dict(self.annotators), dict(self.counts))
 
     def spread(self, key: str) -> float:
         """How far the annotators of a question are apart, in [0, 1]."""

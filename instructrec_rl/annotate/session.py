@@ -75,7 +75,7 @@ class Session:
         self._haystacks = [f"{item.name} {item.text}".casefold() for item in spec.items]
         self._skipped: dict[str, set[str]] = {}
         self._held: dict[tuple[str, str], tuple[Question, float]] = {}
-        self._seen = _Seen()
+        self._seen = _Seen(tally=Tally(self._text_of))
         self._store_lock = threading.Lock()  # around the store and the file; choosing a question does not hold it
         self._choice_lock = threading.Lock()
 
@@ -192,6 +192,10 @@ class Session:
             except InputError as error:
                 raise WriteError(error.reason, error.path) from error
             return record.id
+
+    def _text_of(self, response: str) -> str:
+        item = self.item(response)
+        return response if item is None else item.text
 
     def item(self, response: str) -> Item | None:
         """The item that a response names, or None."""
