@@ -432,7 +432,7 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(
         assert page.locator("#banner").get_by_text("is kept in this browser").is_visible()
         assert len(lines()) == 2 * i + 1
         server.start()
-        page.locator("#saved").get_by_text("Saved.").wait_for(timeout=20_000)
+        page.locator("#saved").get_by_text("Saved.").wait_for(timeout=60_000)
         assert page.locator("#banner").is_hidden()
         assert len(lines()) == 2 * i + 2
     server.kill()  # answered while it is dead, and the page is loaded anew when it is back
@@ -486,7 +486,7 @@ def test_with_a_token(browser: Any, toys: Callable[..., Path]) -> None:
         page.keyboard.press("Enter")
         page.locator("#banner").get_by_text("Open the link that the server printed").wait_for()
         page.context.new_page().goto(url)  # opened again in another tab
-        page.locator("#saved").get_by_text("Saved.").wait_for(timeout=20_000)
+        page.locator("#saved").get_by_text("Saved.").wait_for(timeout=60_000)
         assert len(lines()) == 2
         page.context.close()
 

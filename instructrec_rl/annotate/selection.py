@@ -56,8 +56,8 @@ def question_of(record: Record) -> Question:
 class Tally:
     """What was answered.
 
-    text_of: makes the names of a response one (an item's name becomes its text); questions: by key; annotators: for each
-    key, who answered it and with what value, in [0, 1]; counts: how often a response to an instruction was judged.
+    text_of: makes the names of a response one (an item's name becomes its text); questions: by key; annotators: for
+    each key, who answered it and with what value, in [0, 1]; counts: how often a response to an instruction was judged.
     """
 
     text_of: Callable[[str], str] = str
