@@ -33,7 +33,8 @@ LEVELS: list[list[str]] = [
     ["rewards", "encoder"],
     ["reward_parts", "metric_adapter", "feedback", "feedback.schema", "env", "env.states"],
     ["networks", "feedback.store", "feedback.versions", "feedback.judgements", "feedback.pair_features"],
-    ["feedback.annotators", "feedback.interaction", "feedback.novelty", "feedback.ridge"],
+    ["feedback.annotators", "feedback.interaction", "feedback.novelty", "feedback.ridge", "feedback.agreement"],
+    ["feedback.quality", "feedback.exports", "feedback.imports"],
     ["feedback.learned"],
     ["feedback.validate"],
     [*REWARD_FILES, "env.intents"],
@@ -48,8 +49,8 @@ LEVELS: list[list[str]] = [
     ["report"],
     ["experiment"],
     ["compose"],
-    ["run", "listing", "new", "check", "doctor", "registration", "score", "audit"],
-    ["instructrec_rl", "__main__"],
+    ["run", "listing", "new", "check", "doctor", "registration", "score", "audit", "feedback.command"],
+    ["instructrec_rl", "__main__", "feedback.__main__"],
 ]
 # Upward on purpose: (importer, imported) -> why.
 ALLOWED = {("rewards", "env.environment"): "the public load_reward takes an environment's name"}
