@@ -55,10 +55,10 @@ def run(config: RunConfig) -> Path:
     started = encoder.num_encoded
     env.states()
     print(f"encoder: {encoder.num_encoded - started:,} texts encoded, the rest from the cache")
-    monitor = _monitor(config, scorer)
     with screen.progress(f"{config.algo.name} on {config.reward.name}", config.algo.interactions) as update:
-        recorder = Recorder(folder, config.seed, _validator(env, scorer), update, _tracker(config, folder), monitor)
-        env.reward.attach(recorder)
+        recorder = Recorder(folder, config.seed, _validator(env, scorer), update, _tracker(config, folder))
+        env.reward.attach(recorder)  # before anything is scored: a resumed run begins with the feedback it began with
+        recorder.monitor = monitor = _monitor(config, scorer)
         policy = learn(env, config.algo, recorder)
     env.reward.at(config.algo.interactions)
     spent = recorder.spent  # of learning, without the baselines and the report

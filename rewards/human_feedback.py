@@ -57,7 +57,7 @@ class Reward:
         self._step, self._looked = -1, 0.0
         self._recorder: Any = None
         self._versions: Versions | None = None
-        self._replay = 0  # of the history, how many versions were reached
+        self._reached = 0  # how many versions of the history
         self._counts = np.zeros(len(SOURCES), dtype=np.int64)
         self._refuse_nothing()
         self._take(self.store.records, self.store.version)
@@ -105,51 +105,53 @@ class Reward:
         """Keep each version in the run's folder, and log it where it changes; what the folder holds is replayed."""
         self._recorder, self._versions = recorder, Versions(recorder.folder / "feedback")
         recorder.also_log.append(self.shares)
-        if not self._versions.history:
+        if self._versions.history:
+            self._become(1)
+        else:
             self._versions.add(0, self.version, self.learned is not None, self.store.records)
-            self._replay = 1
+            self._reached = 1
 
     def at(self, step: int) -> None:
         """Look for new feedback, at most four times a second; in a resumed run first what it saw before.
 
         A step before one that was is a baseline's, which is trained on what the policy was.
         """
-        first = self._step < 0
         if step < self._step:
             return
-        self._step = step
-        if self._versions is not None and self._replay < len(self._versions.history):
-            self._go_through(step, first)
+        resumed, self._step = self._step < 0 < step, step
+        if self._versions is not None and self._reached < len(self._versions.history):
+            reached = sum(version.step <= step for version in self._versions.history)
+            if reached > self._reached:
+                self._become(reached)
+                if not resumed:  # else the line is in metrics.jsonl already
+                    self._log(step)
         elif time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._looked = time.monotonic()
-            if self.store.refresh() or self.store.version != self.version:
+            self.store.refresh()
+            if self.store.version != self.version:
                 self._follow(step)
 
     def _follow(self, step: int) -> None:
+        """Take over what is in the store now; where everything was taken back, the run goes on with what it has."""
         if not len(self._judge(self.store.records)):
-            return  # everything was taken back: the run goes on with what it has
+            return
         fitted = self._take(self.store.records, self.store.version)
         if self._versions is not None:
             self._versions.add(step, self.version, fitted, self.store.records)
-            self._replay += 1
+            self._reached += 1
         self._log(step)
 
-    def _go_through(self, step: int, first: bool) -> None:
-        """Become what the run was at this step before it was stopped. Lines of steps done before are still logged."""
+    def _become(self, reached: int) -> None:
+        """Be as the run was after its first `reached` versions, with the learned reward as it was fitted then."""
         assert self._versions is not None
-        reached = self._replay
-        while reached < len(self._versions.history) and self._versions.history[reached].step <= step:
-            reached += 1
-        if reached == self._replay:
-            return
         fits = [place for place in range(reached) if self._versions.history[place].fitted]
-        if fits and (first or fits[-1] >= self._replay):
+        if fits:
             records = self._versions.at(fits[-1])
-            self._fit(self._judge(records), frozenset(record.id for record in records))
+            ids = frozenset(record.id for record in records)
+            if ids != self._fitted_on:
+                self._fit(self._judge(records), ids)
         self._take(self._versions.at(reached - 1), self._versions.history[reached - 1].version, refit=False)
-        self._replay = reached
-        if not first:
-            self._log(step)
+        self._reached = reached
 
     def _log(self, step: int) -> None:
         if self._recorder is not None:

@@ -105,7 +105,7 @@ class _File:
 class Store:
     """All feedback in some folders, kept up to date by `refresh`.
 
-    folders: where to look for *.jsonl, at any depth (default: every rewards/ folder of the search path but the
+    folders: files, or where to look for *.jsonl at any depth (default: every rewards/ of the search path but the
     bundle's). A file that only grew is read from where it ended; one that was changed, replaced or removed makes
     everything be read anew. Not for use by several threads at once.
     """
@@ -174,15 +174,11 @@ class Store:
 
     def _find(self) -> Iterator[tuple[Path, tuple[int, os.stat_result]]]:
         for rank, folder in enumerate(self.folders):
-            for parent, folders, names in os.walk(folder):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                for name in sorted(names):
-                    if name.endswith(".jsonl") and not name.startswith("."):
-                        path = Path(parent, name)
-                        with contextlib.suppress(OSError):  # removed meanwhile, or a link to nowhere
-                            about = path.stat()
-                            if stat.S_ISREG(about.st_mode):
-                                yield path, (rank, about)
+            for path in [folder] if folder.is_file() else _jsonl_under(folder):
+                with contextlib.suppress(OSError):  # removed meanwhile, or a link to nowhere
+                    about = path.stat()
+                    if stat.S_ISREG(about.st_mode):
+                        yield path, (rank, about)
 
     def _still_there(self, path: Path, found: tuple[int, os.stat_result] | None) -> bool:
         """Whether the part of a file that was read before is unchanged."""
@@ -280,6 +276,12 @@ class Store:
         # a sum of hashes: the same for the same set in any order, and one line costs the same among a million
         self._sum += (newest.digest if newest else 0) - (old.digest if old else 0)
         self._sum %= 1 << 256
+
+
+def _jsonl_under(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if name.endswith(".jsonl") and name[0] != ".")
 
 
 def item_key(record: Record) -> tuple[Any, ...]:

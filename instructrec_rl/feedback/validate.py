@@ -121,9 +121,9 @@ def cross_validate(
     slope = np.array([slope_of(difference[fold[better] != k]) for k in range(folds)])
     chance = 1 / (1 + np.exp(-slope[fold[better]] * difference))
     return Validation(
-        accuracy=_mean(right, group[better], rng),
-        longer_wins=_mean(longer, group[better], rng),
-        ece=_ece(chance),
+        accuracy=mean_with_interval(right, group[better], rng),
+        longer_wins=mean_with_interval(longer, group[better], rng),
+        ece=calibration_error(chance),
         correlation=_spearman(scores, judged, group, rng),
         by=by,
         num_judgements=len(judged),
@@ -132,7 +132,7 @@ def cross_validate(
     )
 
 
-def _mean(values: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+def mean_with_interval(values: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     """The mean and half its 95 % bootstrap interval over groups."""
     if not len(values):
         return float("nan"), float("nan")
@@ -144,7 +144,7 @@ def _mean(values: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> tu
     return float(values.mean()), float(high - low) / 2
 
 
-def _ece(chance: np.ndarray) -> float:
+def calibration_error(chance: np.ndarray) -> float:
     """Expected calibration error (Guo et al. 2017): over ten bins of confidence max(p, 1 - p) the weighted mean of
     |accuracy - confidence|. chance: (C,) the probability given to what came true."""
     confidence, right = np.maximum(chance, 1 - chance), np.where(chance == 0.5, 0.5, chance > 0.5)
@@ -166,4 +166,4 @@ def _spearman(
     if np.ptp(held) == 0 or np.ptp(rated) == 0:
         return None
     held, rated = (held - held.mean()) / held.std(), (rated - rated.mean()) / rated.std()
-    return _mean(held * rated, group[judged.pair], rng)
+    return mean_with_interval(held * rated, group[judged.pair], rng)
