@@ -200,6 +200,26 @@ def test_correct(page: Any) -> None:
     assert (record["kind"], record["corrected"]) == ("correction", f"a {shape} painted {colour}")
 
 
+def test_a_written_answer_is_corrected_by_writing(browser: Any, toys: Callable[..., Path]) -> None:
+    toys()
+    session = make_session(AnnotateConfig(overlap=0.0), ["env=toys"])
+    session.chooses = False  # as where the policy writes its answers
+    with served(session) as url:
+        page = browser.new_context().new_page()
+        begin(page, url)
+        mode(page, "Correct")
+        field = page.get_by_label("What should the answer have been?")
+        before = field.input_value()
+        page.get_by_role("button", name="Save").click()
+        page.locator("#problem").get_by_text("Say what the answer should have been").wait_for()
+        field.fill("a better toy")
+        page.keyboard.press("Control+Enter")
+        page.locator("#saved").get_by_text("Saved.").wait_for()
+        page.context.close()
+    (record,) = lines()
+    assert (record["response"], record["corrected"]) == (before, "a better toy")
+
+
 def test_thumbs_and_skip(page: Any) -> None:
     mode(page, "Yes or no")
     before = shown(page), page.locator(".card h2").inner_text()
