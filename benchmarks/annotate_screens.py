@@ -35,7 +35,8 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def choose_mode(page: Any, name: str) -> None:
-    page.get_by_role("group", name="What to do").get_by_text(name, exact=True).click()
+    with page.expect_response("**/api/next"):
+        page.get_by_role("group", name="What to do").get_by_text(name, exact=True).click()
     page.wait_for_timeout(250)
 
 
@@ -130,7 +131,9 @@ def shoot(url: str, out: Path) -> None:
                     page.wait_for_timeout(150)
                     act(page)
                     page.wait_for_timeout(250)
-                    page.screenshot(path=out / f"{name}-{scheme}-{size}.png")
+                    if not phone:
+                        page.evaluate("window.scrollTo(0, 0)")
+                    page.screenshot(path=out / f"{name}-{scheme}-{size}.png", full_page=not phone)
                 context.close()
         browser.close()
 

@@ -5,7 +5,7 @@ import { call, callUntilAnswered, deliver, deliverLeftOver, kept, newId, tab } f
 
 const $ = (id) => document.getElementById(id);
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
-const state = { about: null, annotator: "", mode: "rate", question: null, control: null, last: null, busy: false };
+const state = { about: null, annotator: "", mode: "rate", question: null, control: null, last: null, busy: false, turn: 0 };
 
 function remember(key, value) { kept.set(`instructrec.${key}`, value); }
 function recall(key) { return kept.get(`instructrec.${key}`) ?? ""; }
@@ -119,6 +119,7 @@ const DRAFT = "instructrec.draft";
 /** Ask the server for the next question, or go on with the one that a reload interrupted. */
 async function next({ skip = null, focus = true } = {}) {
   const wanted = { annotator: state.annotator, mode: state.mode, skip };
+  const turn = (state.turn += 1);
   let found;
   try {
     found = await callUntilAnswered("api/next", wanted, waiting);
@@ -126,7 +127,7 @@ async function next({ skip = null, focus = true } = {}) {
     return complain(failure.message);
   }
   connected();
-  if (wanted.mode !== state.mode || wanted.annotator !== state.annotator) return undefined; // changed meanwhile
+  if (turn !== state.turn) return undefined; // another was asked for, or an answer is on its way
   showProgress(found.progress);
   showLast(found.last);
   return present(found.question, focus);
@@ -209,6 +210,7 @@ async function undo() {
 /** Deliver a message; say that it is saved only when the server says that it is on disk. */
 async function exchange(path, body, done, then) {
   state.busy = true;
+  state.turn += 1;
   $("question").setAttribute("aria-busy", "true");
   complain("");
   tell("Saving…");
