@@ -131,9 +131,12 @@ def shoot(url: str, out: Path) -> None:
                     page.wait_for_timeout(150)
                     act(page)
                     page.wait_for_timeout(250)
-                    if not phone:
-                        page.evaluate("window.scrollTo(0, 0)")
-                    page.screenshot(path=out / f"{name}-{scheme}-{size}.png", full_page=not phone)
+                    if not phone:  # as high as the page, so that all of it is seen
+                        height = page.evaluate("document.documentElement.scrollHeight")
+                        page.set_viewport_size({**viewport, "height": max(viewport["height"], height)})
+                        page.wait_for_timeout(100)
+                    page.screenshot(path=out / f"{name}-{scheme}-{size}.png")
+                    page.set_viewport_size(viewport)
                 context.close()
         browser.close()
 

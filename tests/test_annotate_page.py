@@ -98,6 +98,7 @@ def save(page: Any, count: int) -> None:
     page.get_by_role("button", name="Save").click()
     page.locator("#saved").get_by_text("Saved.").wait_for()
     assert len(lines()) == count
+    until(page, lambda: page.locator("#question[aria-busy]").count() == 0)
 
 
 def choose(page: Any, value: object) -> None:
