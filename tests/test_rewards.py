@@ -34,7 +34,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "format": {"max_words": 30},
     "similarity": {"unreadable": "zero"},
 }
-ELSEWHERE = {"numeric", "evaluate"}  # they need references or a file of their own: tests/test_more_rewards.py
+ELSEWHERE = {
+    "numeric",
+    "evaluate",
+    "human_feedback",
+}  # they need references or a file of their own: tests/test_more_rewards.py
 
 FORMULA_OFF = {"meteor": 0.05}  # 1 - 0.5 / words^3
 
