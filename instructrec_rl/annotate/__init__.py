@@ -72,7 +72,11 @@ def main(argv: list[str]) -> int:
     if flags:
         from instructrec_rl.annotate.terminal import ask
 
-        ask(make_session(config, rest))
+        session = make_session(config, rest)
+        try:
+            ask(session)
+        finally:
+            session.learner.wait()
     else:
         _serve(config, rest)
     return DONE
@@ -129,6 +133,7 @@ def _serve(config: AnnotateConfig, overrides: list[str]) -> None:
                 print("Whoever has this address can answer. It is plain http: use it in networks that you trust.")
             print(f"open {address(listening, config.host, token)}   (Ctrl-C stops)", flush=True)
             serve(session, listening, config.host, token)
+        session.learner.wait()
 
 
 def make_session(config: AnnotateConfig, overrides: list[str]) -> Session:

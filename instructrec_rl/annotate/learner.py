@@ -51,11 +51,11 @@ class Learner:
                 return
             self._fitted = len(records)
             newest = sorted(records, key=lambda record: (record.ts, record.id))[-MOST:]
-            self._thread = threading.Thread(target=self._fit, args=(newest,), name="learned-reward", daemon=True)
+            self._thread = threading.Thread(target=self._fit, args=(newest,), name="learned-reward")
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the fit that is running, if any."""
+        """Wait for the fit that is running, if any: the interpreter's end would pull torch from under it."""
         if self._thread is not None:
             self._thread.join()
 
