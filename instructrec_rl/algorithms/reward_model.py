@@ -150,8 +150,8 @@ def _model(name: str, fresh: bool) -> tuple[Any, Any]:
 
 
 def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConfig, recorder: Recorder) -> None:
-    from datasets import Dataset  # type: ignore[import-untyped]
-    from datasets.utils.logging import disable_progress_bar  # type: ignore[import-untyped]
+    from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
     from transformers import PrinterCallback, TrainerCallback
     from trl import RewardConfig, RewardTrainer
 
