@@ -12,15 +12,29 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from instructrec_rl.files import write_json_atomic
+
 Result = dict[str, Any]
+PEAK = "peak_memory.json"
 
 
 def finished(folder: Path, options: list[str]) -> Result:
     """The result of a run, which is done first where the folder does not hold it."""
     if not (folder / "result.json").exists():
         command = [sys.executable, "-m", "instructrec_rl.run", f"out={folder}", "resume=true", *options]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, env=one_thread, stdout=subprocess.DEVNULL) as process:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(process.returncode)
+        write_json_atomic(folder / PEAK, {"peak_mb": round(used.ru_maxrss / 1024)})
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def peak_mb(folder: Path) -> int:
+    """The most memory that the run's process held, in MB (10^6 would be less by a twentieth: the kernel counts KiB)."""
+    return int(json.loads((folder / PEAK).read_text(encoding="utf-8"))["peak_mb"])
 
 
 def interval(values: list[float], digits: int = 3) -> str:

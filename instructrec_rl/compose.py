@@ -20,6 +20,7 @@ from instructrec_rl.config import (
     DEFAULT_REWARD,
     ENCODERS,
     GROUPS,
+    LANGUAGE_ALGORITHMS,
     POLICIES,
     TOP,
     EnvConfig,
@@ -271,8 +272,26 @@ def _to_run_config(composed: Any, settings: list[Setting]) -> RunConfig:
         raise InputError("resume=true needs out=DIR, the folder of the run to continue")
     if config.env.lang == "zh" and config.encoder.name == "minilm":
         raise given["env.lang"].error("encoder=minilm reads English only; use encoder=hf encoder.model=PATH_OR_ID")
+    _check_policy(config, given)
     config.encoder = EncoderConfig(**dataclasses.asdict(config.encoder))
     return config
+
+
+def _check_policy(config: RunConfig, given: Mapping[str, Setting]) -> None:
+    """Raise InputError for a language model without an algorithm that trains one, and for one that is not named."""
+    policy, algo = config.policy, config.algo.name
+    trainers = f"it takes a language model: {', '.join(f'algo={name}' for name in LANGUAGE_ALGORITHMS)}"
+    if algo not in LANGUAGE_ALGORITHMS:
+        if policy.name != "default":
+            raise InputError(f"policy={policy.name}: algo={algo} has a network of its own; {trainers}")
+        if config.env.action == "generate":
+            raise InputError(f"env.action=generate: algo={algo} can only choose; {trainers}")
+        if options := [key for key in given if key.startswith("policy.")]:
+            raise given[options[0]].error(f"algo={algo} has no such policy; {trainers}")
+    if policy.name == "hf" and not policy.model:
+        raise InputError("policy=hf needs policy.model: a folder, or the id of a causal language model on the hub")
+    if policy.model and policy.name != "hf":
+        raise InputError(f"policy.model={policy.model}: it goes with policy=hf, and this is policy={policy.name}")
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterable[tuple[str, Any, dataclasses.Field[Any]]]:

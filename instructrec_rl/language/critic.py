@@ -6,7 +6,6 @@ that DistributedDataParallel and its kin see one module with one forward; it is 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from instructrec_rl.core import InputError
-from instructrec_rl.language.state_embedding import state_embeddings
-from instructrec_rl.networks import Sets, SetNetwork
+from instructrec_rl.language.models import own_copy
+from instructrec_rl.language.state_embedding import StateEmbedding, state_embeddings
+from instructrec_rl.networks import SetNetwork, Sets
 
 HIDDEN = 128  # of the network on the state
 
@@ -24,8 +24,10 @@ class Critic(nn.Module):
     """V before each token. kind:
 
     `separate`, `shared`: w . h + b with h the last hidden state of a copy of the policy's trunk, or of the trunk
-    itself. `state`: a small network on the set of state vectors in the prompt, so one value for a whole episode: a
-    baseline that knows the instruction and nothing of the answer. All heads start at zero.
+    itself (a copy of one with adapters has adapters of its own on the same weights). `state`: a small network on the
+    set of state vectors in the prompt, so one value for a whole episode: a baseline that knows the instruction and
+    nothing of the answer. All heads start at zero.
+
     `asked` says whether the policy's forward shall run it; `take` gives what it said.
     """
 
@@ -33,12 +35,12 @@ class Critic(nn.Module):
         super().__init__()
         self.kind, self.asked = kind, False
         device = next(trunk.parameters()).device
-        self.trunk = copy.deepcopy(trunk).requires_grad_(True) if kind == "separate" else None
+        self.trunk = own_copy(trunk) if kind == "separate" else None
         if kind == "state":
             states = state_embeddings(model)
             if not states:
                 raise InputError("algo.critic=state reads the state, which policy.input=text leaves out")
-            self.states = [states[0]]  # in a list: the policy's module, not a part of the critic
+            self.states: list[StateEmbedding] = [states[0]]  # in a list: the policy's module, not a part of the critic
             self.network = SetNetwork(states[0].dim, HIDDEN, 1).to(device)
         else:
             self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=device)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.language.state_embedding import install, state_embeddings
@@ -63,10 +70,6 @@ def load_language_model(env: Environment, config: PolicyConfig) -> LanguageModel
     Raises InputError for a model that is not there, has no token to pad with, or lacks a module named for adapters.
     """
     config = dataclasses.replace(config, input=config.input or ("state" if _made_here(config) else "both"))
-    if config.name == "hf" and not config.model:
-        raise InputError("policy=hf needs policy.model: a folder, or the id of a causal language model on the hub")
-    if config.model and config.name != "hf":
-        raise InputError(f'policy.model is "{config.model}" but policy is {config.name}: add policy=hf')
     if _made_here(config):
         return _tiny(env, config)
     if config.name == "smollm2":
@@ -84,6 +87,11 @@ def restore_forward(model: PreTrainedModel) -> None:
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     base.__dict__.pop("forward", None)
+
+
+def own_copy(module: Any) -> Any:
+    """A deep copy with weights of its own where they are trained; frozen ones (below adapters) are shared."""
+    return copy.deepcopy(module, {id(weight): weight for weight in module.parameters() if not weight.requires_grad})
 
 
 def _made_here(config: PolicyConfig) -> bool:
@@ -151,8 +159,11 @@ def _pretrained(env: Environment, config: PolicyConfig, place: Path | str) -> La
         model = _with_adapters(model, config)
     if config.input != "text":
         install(model.get_base_model() if config.lora else model, env.encoder.dim)
+        state_embeddings(model)[0].resemble_tokens()
         state_embeddings(model)[0].project.requires_grad_(True)
-    answer = config.max_tokens or (_longest(tokenizer, [i.text for i in env.items]) + 2 if env.items else DEFAULT_ANSWER)
+    answer = config.max_tokens or (
+        _longest(tokenizer, [i.text for i in env.items]) + 2 if env.items else DEFAULT_ANSWER
+    )
     return LanguageModel(model, tokenizer, config.input, env.spec.state, answer)
 
 
@@ -165,7 +176,11 @@ def _with_adapters(model: PreTrainedModel, config: PolicyConfig) -> PreTrainedMo
         targets = [target.strip() for target in config.lora_targets.split(",")]
         known = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         for target in targets:
+            if target == "lm_head":
+                raise InputError("policy.lora_targets: lm_head cannot have adapters; its log-probabilities are fused")
             if target not in known:
                 raise InputError(f'policy.lora_targets: the model has no module "{target}".{nearest(target, known)}')
-    options = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, task_type="CAUSAL_LM")
+    options = LoraConfig(
+        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, task_type="CAUSAL_LM"
+    )
     return get_peft_model(model, options)

@@ -79,13 +79,15 @@ class LanguagePolicy:
             save_file(projection, folder / PROJECTION)
         lm.tokenizer.save_pretrained(folder)
         about = {"input": lm.input, "state": lm.state, "max_tokens": lm.max_tokens, "decode": self.decode}
+        about["dtype"] = str(lm.model.dtype).removeprefix("torch.")
         write_json_atomic(folder / ABOUT, about | {"dim": embeddings[0].dim if embeddings else 0})
 
 
 def load(folder: Path, items: list[Item]) -> LanguagePolicy:
     """Read what `LanguagePolicy.save` wrote. Never fetches, and never runs code of the folder's."""
     about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=dtype)
     if about["dim"]:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         install(base, about["dim"])

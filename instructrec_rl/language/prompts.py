@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from instructrec_rl.core import InputError
 from instructrec_rl.env.states import Asked
@@ -10,6 +11,9 @@ from instructrec_rl.language.generate import Ids
 from instructrec_rl.language.models import LanguageModel
 from instructrec_rl.language.state_embedding import fill_tables
 from instructrec_rl.language.tokenizer import SCORES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def write_prompts(lm: LanguageModel, asked: Asked) -> list[Ids]:
@@ -23,8 +27,7 @@ def write_prompts(lm: LanguageModel, asked: Asked) -> list[Ids]:
         fill_tables(states.vectors, lm.model)
         size = lm.vocabulary
         soft = [[size + int(k) for k in row if k >= 0] for row in states.index]
-    written = _write_texts(lm, asked.texts)
-    prompts = [[*states, *text] for states, text in zip(soft, written)]
+    prompts = [[*before, *states, *after] for states, (before, after) in zip(soft, _write_texts(lm, asked.texts))]
     for text, prompt in zip(asked.texts, prompts):
         if len(prompt) + lm.max_tokens > lm.context:
             raise InputError(
@@ -34,24 +37,42 @@ def write_prompts(lm: LanguageModel, asked: Asked) -> list[Ids]:
     return prompts
 
 
-def _write_texts(lm: LanguageModel, texts: Sequence[str]) -> list[Ids]:
-    """What stands behind the soft tokens: the instruction, where the model reads it, and what asks for an answer."""
+def _write_texts(lm: LanguageModel, texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
+    """What stands before and behind the soft tokens: behind them the instruction, where the model reads it, and what
+    asks for an answer; before them nothing, or what opens the user's turn of a chat.
+    """
     tokenizer, shown = lm.tokenizer, list(texts) if lm.input != "state" else [""] * len(texts)
-    if tokenizer.sep_token_id is not None and not tokenizer.chat_template:
+    if tokenizer.chat_template:
+        return _write_chats(tokenizer, shown)
+    if tokenizer.sep_token_id is not None:
         end = [tokenizer.sep_token_id]
         if lm.input == "state":
-            return [end] * len(shown)
-        return [[*ids, *end] for ids in tokenizer(shown, add_special_tokens=False)["input_ids"]]
-    if tokenizer.chat_template:
-        said = [[{"role": "user", "content": text}] for text in shown]
-        lines = [tokenizer.apply_chat_template(each, tokenize=False, add_generation_prompt=True) for each in said]
-    else:
-        lines = [f"{text}\n" for text in shown]
-    return [list(ids) for ids in tokenizer(lines, add_special_tokens=not tokenizer.chat_template)["input_ids"]]
+            return [([], end)] * len(shown)
+        return [([], [*ids, *end]) for ids in tokenizer(shown, add_special_tokens=False)["input_ids"]]
+    return [([], list(ids)) for ids in tokenizer([f"{text}\n" for text in shown])["input_ids"]]
+
+
+def _write_chats(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
+    """The model's chat template around each text, cut where the user's words begin: the state is part of them.
+
+    Not at the very start, where a causal LM that comes trained expects one certain token.
+    """
+    here = "\N{OBJECT REPLACEMENT CHARACTER}"
+    said = [{"role": "user", "content": here}]
+    opening, found, closing = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True).partition(
+        here
+    )
+    if not found:
+        raise InputError("policy.model: its chat template leaves out what the user says")
+    before = list(tokenizer(opening, add_special_tokens=False)["input_ids"])
+    behind = tokenizer([f"{text}{closing}" for text in texts], add_special_tokens=False)["input_ids"]
+    return [(before, list(ids)) for ids in behind]
 
 
 def write_turn(lm: LanguageModel, scores: Sequence[float]) -> list[Ids]:
     """What stands between an answer and the next one, where an episode has several turns: what the answer earned."""
+    if not len(scores):  # tokenizers refuse an empty batch
+        return []
     known = lm.tokenizer.get_vocab()
     if SCORES[0] in known:
         return [[known[SCORES[round(10 * min(max(score, 0.0), 1.0))]], lm.tokenizer.sep_token_id] for score in scores]
@@ -61,6 +82,8 @@ def write_turn(lm: LanguageModel, scores: Sequence[float]) -> list[Ids]:
 
 def write_answers(lm: LanguageModel, texts: Sequence[str]) -> list[Ids]:
     """Texts as the model would write them, with the end of text behind."""
-    if not len(texts):  # tokenizers refuse an empty batch
+    if not len(texts):
         return []
-    return [[*ids, lm.tokenizer.eos_token_id] for ids in lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    return [
+        [*ids, lm.tokenizer.eos_token_id] for ids in lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    ]

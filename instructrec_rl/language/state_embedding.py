@@ -22,6 +22,8 @@ class StateEmbedding(nn.Module):
     The table is no parameter and is not saved: it holds the states of whatever texts are being answered.
     """
 
+    table: Tensor
+
     def __init__(self, tokens: nn.Embedding, dim: int):
         super().__init__()
         self.tokens, self.dim = tokens, dim
@@ -32,6 +34,12 @@ class StateEmbedding(nn.Module):
     def weight(self) -> Tensor:
         """The tokens' own embeddings (V, d), where others look for them."""
         return self.tokens.weight
+
+    def resemble_tokens(self) -> None:
+        """Start with soft tokens as large as the tokens are, for a model that knows no others."""
+        with torch.no_grad():
+            self.project.weight.mul_(self.tokens.weight.std() / self.project.weight.std() / self.dim**0.5)
+            self.project.bias.zero_()
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings (B, L, d) of ids (B, L)."""
