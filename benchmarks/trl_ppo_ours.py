@@ -1,6 +1,6 @@
 """One run of our trainer for trl_ppo.py and ppo_limit.py: writes what it came to as JSON.
 
-    python benchmarks/trl_ppo_ours.py WARM_START RESULT.json --seed 0 --episodes 8192 --critic separate
+python benchmarks/trl_ppo_ours.py WARM_START RESULT.json --seed 0 --episodes 8192 --critic separate
 """
 
 from __future__ import annotations

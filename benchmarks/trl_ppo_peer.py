@@ -17,11 +17,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ppo_setup import Meter, Start, load_start, settings, validation  # first: it sets the threads
 import numpy as np
 import torch
 import trl
 from datasets import Dataset
+from ppo_setup import Meter, Start, load_start, settings, validation  # first: it sets the threads
 from torch import Tensor, nn
 from transformers import LlamaForSequenceClassification, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
@@ -105,9 +105,6 @@ def arguments(folder: str, options: argparse.Namespace, max_tokens: int) -> PPOC
         vf_coef=ours.value_coefficient,
         gamma=ours.gamma,
         lam=0.95,
-        learning_rate=ours.learning_rate,
-        lr_scheduler_type="polynomial",
-        lr_scheduler_kwargs={"lr_end": 0.1 * ours.learning_rate, "power": 1.0},
         num_sample_generations=0,
         bf16=False,
         gradient_checkpointing=False,
@@ -117,6 +114,23 @@ def arguments(folder: str, options: argparse.Namespace, max_tokens: int) -> PPOC
         use_cpu=True,
         seed=options.seed,
     )
+
+
+def optimizer(start: Start, critic: nn.Module, config: Any) -> tuple[torch.optim.Optimizer, Any]:
+    """The optimizer and schedule that ours has; the peer sets the learning rate once a batch, not a minibatch."""
+    weights = [*start.lm.model.parameters(), *critic.parameters()]
+    adamw = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0, fused=True)
+    minibatches = config.batch_size // config.minibatch_size
+    steps = -(-config.interactions // config.batch_size) * minibatches
+    rising = round(config.warmup * steps)
+
+    def share(batch: int) -> float:
+        middle = min((batch + 0.5) * minibatches, steps)
+        if middle < rising:
+            return middle / rising
+        return 1 - 0.9 * (middle - rising) / (steps - rising)
+
+    return adamw, torch.optim.lr_scheduler.LambdaLR(adamw, share)
 
 
 def main() -> None:
@@ -134,7 +148,7 @@ def main() -> None:
     start = load_start(options.warm_start, options.seed)
     before = validation(start.env, start.lm)
     prompts = write_prompts(start.lm, start.env.asked(start.env.spec.rows("train")))
-    curve = Curve()
+    curve, critic = Curve(), value_model(start)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         trainer = PPOTrainer(
             args=arguments(folder, options, start.lm.max_tokens),
@@ -142,9 +156,10 @@ def main() -> None:
             model=start.lm.model,
             ref_model=start.reference.model,
             reward_model=EnvironmentReward(start),
-            value_model=value_model(start),
+            value_model=critic,
             train_dataset=Dataset.from_dict({"input_ids": prompts}),
             callbacks=[curve],
+            optimizers=optimizer(start, critic, settings(options.episodes, "separate")),
         )
         with Meter() as spent:
             trainer.train()
