@@ -30,7 +30,10 @@ from instructrec_rl.files import write_json_atomic
 
 HERE = Path(__file__).parent
 TRL = "1.12.0"
-COLUMNS = ("trainer", "final reward", "less TRL's", "validation", "CPU-ms an episode", "of TRL's", "peak MB", "of TRL's", "grown by")  # fmt: skip
+COLUMNS = (
+    "trainer", "final reward", "less TRL's", "validation", "CPU-ms an episode", "of TRL's", "peak MB", "of TRL's",
+    "grown by",
+)  # fmt: skip
 CONTENDERS = {
     "ours, critic=separate": ("ours", ["--critic", "separate"]),
     "ours, critic=state (the default)": ("ours", ["--critic", "state"]),
@@ -106,10 +109,9 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         milliseconds = [1000 * run["cpu_s"] / options.episodes for run in found]
         slower = np.mean([run["cpu_s"] / other["cpu_s"] for run, other in zip(found, runs[PEER])])
         memory = (f"{mean(name, 'peak_mb'):.0f}", f"{mean(name, 'peak_mb') / mean(PEER, 'peak_mb'):.2f}x")
-        lines.append(
-            [name, interval(rewards), less, f"{before:.3f} -> {after:.3f}", interval(milliseconds, 2), f"{slower:.2f}x"]
-            + [*memory, f"{mean(name, 'grown_mb'):.0f} MB"]
-        )
+        speed = (interval(milliseconds, 2), f"{slower:.2f}x")
+        grown = f"{mean(name, 'grown_mb'):.0f} MB"
+        lines.append([name, interval(rewards), less, f"{before:.3f} -> {after:.3f}", *speed, *memory, grown])
     versions = about(("torch", "transformers", "accelerate", "trl"))
     config = settings(options.episodes, "separate")
     caption = (

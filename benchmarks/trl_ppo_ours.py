@@ -1,4 +1,4 @@
-"""One run of our trainer for trl_ppo.py and ppo_limit.py: writes what it came to as JSON.
+"""One run of our trainer for trl_ppo.py: writes what it came to as JSON.
 
 python benchmarks/trl_ppo_ours.py WARM_START RESULT.json --seed 0 --episodes 8192 --critic separate
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,16 @@ from instructrec_rl.language.trainer import PolicyTrainer
 
 
 class Curve(TrainerCallback):
-    """The mean reward of each iteration's samples, and the seconds that the trainer's own profile came to."""
+    """The mean reward of each iteration's samples."""
 
     trainer: PolicyTrainer
 
     def __init__(self) -> None:
         self.rewards: list[float] = []
-        self.seconds: Counter[str] = Counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        trainer = self.trainer
-        if state.global_step % trainer.iteration_steps == 0:
-            self.rewards.append(trainer._metrics["train"]["reward"][-1])
-            control.should_log = True  # as our own loop does at each evaluation
-
-    def on_log(self, *_: Any, **__: Any) -> None:
-        self.seconds.update(self.trainer.timed)
-        self.trainer.timed = dict.fromkeys(self.trainer.timed, 0.0)
+        if state.global_step % self.trainer.iteration_steps == 0:
+            self.rewards.append(self.trainer._metrics["train"]["reward"][-1])
 
 
 def main() -> None:
@@ -69,7 +61,6 @@ def main() -> None:
         "cpu_s": spent.cpu_s,
         "peak_mb": spent.peak_mb,
         "grown_mb": spent.grown_mb,
-        "seconds": dict(curve.seconds),
     }
     write_json_atomic(options.result, result)
 
