@@ -95,6 +95,7 @@ def test_learns_to_repeat_the_word(echo: Callable[..., Environment], tmp_path: P
     assert logged[-1]["reward"] > logged[0]["reward"]
     for key in ("kl", "entropy", "valid", "clip_fraction", "validation/exact_match", "seconds/generate"):
         assert all(np.isfinite(line[key]) for line in logged), key
+    assert logged[-1]["seconds/reward"] > 0
     assert ("explained_variance" in logged[-1]) == (algo == "ppo")
 
 

@@ -98,7 +98,7 @@ class PolicyTrainer(GRPOTrainer):
         """Play the episodes of one iteration and give what `_compute_loss` reads."""
         config = self.settings
         self.dynamics.env.reward.at(self.interactions)
-        with self.clock("generate"):
+        with self.clock("reward"):  # and what goes with it: prompts, decoding, the world's turns
             played = self.play(np.array([row["row"] for row in inputs]))
         self.interactions += int(self._sum(torch.tensor(float(played.num_answers))).item())
         ids = torch.cat([played.prompts, played.ids], 1)
@@ -157,6 +157,7 @@ class PolicyTrainer(GRPOTrainer):
         """Sampled episodes of some rows (B,), by vLLM where it is on."""
         pad, device = self._tokenizer.pad_token_id, self.accelerator.device
 
+        @self.clock("generate")
         def sample(prompts: list[Ids]) -> Completions:
             if self.use_vllm:
                 ids, logprobs = self._generate_single_turn(prompts, None, {}, 1)

@@ -1,0 +1,106 @@
+"""What the PPO benchmarks' contenders share: the policy as our stages left it, its reference, a clock, and a judge.
+
+Nothing here imports TRL, so that the peer's process may use it with another version of TRL.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from whole_runs import finished  # the script beside this one
+
+from instructrec_rl import load_env
+from instructrec_rl.config import PolicyConfig, PPOConfig
+from instructrec_rl.env.environment import Environment
+from instructrec_rl.evaluate import Scorer, play
+from instructrec_rl.language.models import LanguageModel, load_language_model
+from instructrec_rl.language.policy import LanguagePolicy
+from instructrec_rl.language.prompts import write_prompts
+
+STAGES = ("verbaliser", "supervised")  # the reference, and where PPO starts
+
+
+def settings(episodes: int, critic: str, batch_size: int = 256) -> PPOConfig:
+    """Ours as the contest has it: a constant KL coefficient, as the peer knows no other; else the defaults."""
+    return PPOConfig(interactions=episodes, critic=critic, batch_size=batch_size, kl_control="fixed", device="cpu")
+
+
+def warm_start(folder: Path, seed: int) -> Path:
+    """A run folder whose `checkpoints` hold the weights after the verbaliser and after supervised training."""
+    if not all((folder / "checkpoints" / f"stage-{name}.safetensors").exists() for name in STAGES):
+        options = ["env=pizza_rec", "reward=constraints", "algo=ppo", "algo.interactions=256", "baselines=none"]
+        finished(folder, [*options, f"seed={seed}"])
+    return folder
+
+
+@dataclass
+class Start:
+    """One seed's start, the same for every contender."""
+
+    env: Environment
+    lm: LanguageModel
+    reference: LanguageModel
+
+
+def load_start(folder: Path, seed: int) -> Start:
+    """The policy and the reference that `warm_start` left, over pizza_rec with reward=constraints."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    env = load_env("pizza_rec", reward="constraints")
+    lm = load_language_model(env, PolicyConfig(name="tiny"))
+    verbaliser, supervised = (load_file(folder / "checkpoints" / f"stage-{name}.safetensors") for name in STAGES)
+    _fill(lm, verbaliser)
+    write_prompts(lm, env.asked(np.arange(len(env.examples))))  # the table of states is filled before it is copied
+    reference = dataclasses.replace(lm, model=copy.deepcopy(lm.model).requires_grad_(False))
+    _fill(lm, supervised)
+    return Start(env, lm, reference)
+
+
+def _fill(lm: LanguageModel, tensors: dict[str, torch.Tensor]) -> None:
+    lm.model.load_state_dict(tensors)  # all of it: the table of states is no part of a model's weights
+
+
+def validation(env: Environment, lm: LanguageModel) -> float:
+    """Constraints satisfied by greedy answers to the validation split."""
+    answers = play(LanguagePolicy(lm, "generate", env.items), env, "validation")
+    return float(Scorer(env).metrics["constraints"].score_batch(env.batch(answers.rows, answers.responses(env))).mean())
+
+
+class Meter:
+    """CPU-seconds and memory of what stands between `with` and its end.
+
+    cpu_s: of the process; peak_mb: the most memory it held at once; grown_mb: that less what it held at the beginning.
+    Linux only: the kernel's high-water mark is set back at the beginning, so that loading does not count.
+    """
+
+    cpu_s = peak_mb = grown_mb = 0.0
+
+    def __enter__(self) -> Meter:
+        Path("/proc/self/clear_refs").write_text("5")
+        self._before, self._began = _memory("VmRSS"), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cpu_s = time.process_time() - self._began
+        self.peak_mb = _memory("VmHWM")
+        self.grown_mb = self.peak_mb - self._before
+
+
+def _memory(field: str) -> float:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1024
