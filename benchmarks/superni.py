@@ -26,9 +26,9 @@ TASK = "task1147_country_currency"
 METRICS = ("rouge", "exact_match")
 BASELINES = ("random", "popularity", "neighbour", "tfidf")
 SETTINGS = (
-    "reward=rouge", "algo=ppo", "policy=smollm2", "policy.lora=true", "policy.input=text", "algo.demos=0",
-    "algo.interactions=960", "algo.batch_size=32", "algo.minibatch_size=16", "algo.eval_every=160",
-    "algo.kl=0.01", "algo.kl_to=start",
+    "reward=rouge", "algo=ppo", "policy=smollm2", "policy.lora=true", "policy.dtype=bf16", "algo.demos=0",
+    "algo.interactions=640", "algo.batch_size=32", "algo.minibatch_size=16", "algo.eval_every=160",
+    "algo.checkpoint_every=96", "algo.kl=0.01", "algo.kl_to=start",
 )  # fmt: skip
 
 
@@ -122,9 +122,8 @@ def cost(runs: list[Result], folders: list[Path]) -> str:
     parts = [key for key in logs[0][-1] if key.startswith("seconds/")]
     spent = {part: [sum(line[part] for line in log) / iterations for log in logs] for part in parts}
     totals = [sum(spent[part][k] for part in parts) for k in range(len(logs))]
-    rows = [
-        [part.removeprefix("seconds/"), interval(values, 1)] for part, values in spent.items() if max(values) > 0.05
-    ]
+    kept = {part.removeprefix("seconds/"): values for part, values in spent.items() if max(values) > 0.05}
+    rows = [[part, interval(values, 1)] for part, values in kept.items()]
     steps = [line["step"] for line in logs[0]]
     curve = [
         [f"{step:,}", *(interval([log[k][key] for log in logs]) for key in ("reward", "validation/rouge"))]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from instructrec_rl.core import InputError
 from instructrec_rl.language.models import own_copy
 from instructrec_rl.language.state_embedding import state_embeddings
-from instructrec_rl.networks import Sets, SetNetwork
+from instructrec_rl.networks import SetNetwork, Sets
 
 HIDDEN = 128  # of the network on the state
 
@@ -23,8 +24,9 @@ class Critic(nn.Module):
     """V before each token. kind:
 
     `separate`, `shared`: w . h + b with h the last hidden state of a copy of the policy's trunk, or of the trunk
-    itself (a copy of one with adapters has adapters of its own on the same weights). `state`: a small network on the set of state vectors in the prompt, so one value for a whole episode: a
-    baseline that knows the instruction and nothing of the answer. All heads start at zero.
+    itself; the copy of a trunk with adapters has adapters of its own on the same weights. `state`: a small network on
+    the set of state vectors in the prompt, so one value for a whole episode: a baseline that knows the instruction and
+    nothing of the answer. All heads start at zero.
     `asked` says whether the policy's forward shall run it; `take` gives what it said.
     """
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instructrec_rl.core import Item
+from instructrec_rl.encoder_model import quiet
 from instructrec_rl.env.states import Asked
 from instructrec_rl.files import write_json_atomic
 from instructrec_rl.language.choose import ItemTree
@@ -72,7 +73,8 @@ class LanguagePolicy:
         base = lm.model.get_base_model() if hasattr(lm.model, "peft_config") else lm.model
         if embeddings:
             base.set_input_embeddings(embeddings[0].tokens)
-        lm.model.save_pretrained(folder)
+        with quiet():
+            lm.model.save_pretrained(folder)
         if embeddings:
             base.set_input_embeddings(embeddings[0])
             projection = {k: v.cpu().contiguous() for k, v in embeddings[0].project.state_dict().items()}
@@ -87,11 +89,13 @@ def load(folder: Path, items: list[Item]) -> LanguagePolicy:
     """Read what `LanguagePolicy.save` wrote. Never fetches, and never runs code of the folder's."""
     about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=dtype)
+    own = {"local_files_only": True, "trust_remote_code": False}
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **own)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **own)
     if about["dim"]:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         install(base, about["dim"])
         state_embeddings(base)[0].project.load_state_dict(load_file(folder / PROJECTION))
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     lm = LanguageModel(model.eval(), tokenizer, about["input"], about["state"], about["max_tokens"])
     return LanguagePolicy(lm, about["decode"], items)
