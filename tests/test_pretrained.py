@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from instructrec_rl import load_env, load_policy
@@ -23,7 +24,7 @@ from tests.conftest import COLOURS, SHAPES
 from tests.test_run import metrics_of, read_lines, result_of, run_here
 
 QUICK = (
-    "env=toys", "env.action=generate", "policy=hf", "policy.model=model", "reward=rouge", "baselines=none",
+    "env=toys", "env.action=generate", "policy=hf", "policy.model=model", "reward=fuzzy", "baselines=none",
     "algo.interactions=64", "algo.batch_size=32", "algo.minibatch_size=16", "algo.eval_every=32", "algo.demos=0",
     "algo.critic=separate", "algo.device=cpu",
 )  # fmt: skip
@@ -103,10 +104,18 @@ def test_training_moves_the_adapters_and_leaves_the_rest(home: Path) -> None:
     for name, value in AutoModelForCausalLM.from_pretrained("model").state_dict().items():
         inside = name.replace(".weight", ".base_layer.weight")
         assert torch.equal(weights.get(inside, weights.get(name)), value)
-    moved = [value for name, value in weights.items() if "lora_B" in name]
-    assert moved
-    assert all(value.abs().max() > 0 for value in moved)  # they begin at zero
+    (last,) = (home / "run" / "checkpoints").glob("checkpoint-*/trainable.safetensors")
+    moved = load_file(last)
+    assert all("lora" in name or name.startswith("critic.head") for name in moved)
+    assert all(value.abs().max() > 0 for name, value in moved.items() if "lora_B" in name)  # they begin at zero
     assert metrics_of(home / "run")[-1]["kl"] > 1e-4  # the reference did not move with them
+
+
+def test_adapters_without_their_model_say_so(home: Path) -> None:
+    assert run_here(*QUICK, "out=run", "policy.lora=true", "policy.input=text") == 0
+    (home / "model").rename(home / "moved")
+    with pytest.raises(InputError, match="model: these adapters were trained on a model that is not there any more"):
+        load_policy("run")
 
 
 def test_a_copy_shares_what_is_frozen() -> None:

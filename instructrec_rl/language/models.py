@@ -133,7 +133,7 @@ def _longest(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> int:
 
 def _folder_of(model: str) -> Path | str:
     """A folder that is there, or the id of a model on the hub."""
-    folder = Path(model).expanduser()
+    folder = Path(model).expanduser().resolve()  # whole: adapters remember it, and may be loaded from elsewhere
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError("policy.model: this folder holds no model (no config.json)", folder)

