@@ -101,18 +101,20 @@ class PPOConfig:
     kl_to: str = option(
         "verbaliser", "the reference: the policy after which stage", choices=("start", "verbaliser", "warm_start")
     )
-    kl_control: str = option(
-        "annealed", "the KL coefficient over time", choices=("fixed", "annealed", "adaptive")
-    )
+    kl_control: str = option("annealed", "the KL coefficient over time", choices=("fixed", "annealed", "adaptive"))
     kl_target: float = option(6.0, "nats an episode that kl_control=adaptive aims at", low=1e-6)
     kl_horizon: int = option(10_000, "episodes over which kl_control=adaptive acts", low=1)
     critic: str = option(
-        "state", "a network on the state, a copy of the policy's, or a head on it", choices=("state", "separate", "shared")
+        "auto",
+        "on the state, a copy of the policy, or a head on it (auto: state, or a copy where only text is read)",
+        choices=("auto", "state", "separate", "shared"),
     )
     gamma: float = option(1.0, "discount, a token", low=0, high=1)
     gae_lambda: float | None = option(
-        None, "lambda of generalised advantage estimation (default: 1 for critic=state, which sees no tokens, else 0.95)",
-        low=0, high=1,
+        None,
+        "lambda of generalised advantage estimation (default: 1 for critic=state, which sees no tokens, else 0.95)",
+        low=0,
+        high=1,
     )
     value_clip: float = option(0.2, "how far a value may move from the one it had when the episode was played", low=0)
     value_coefficient: float = option(0.5, "weight of the critic's loss", low=0)
@@ -120,7 +122,8 @@ class PPOConfig:
     entropy: float = option(0.0, "weight of an entropy bonus", low=0)
     temperature: float = option(1.0, "of sampling in training", low=1e-3)
     old_logprobs: str = option(
-        "generation", "log-probabilities of what was sampled: kept, or by a second pass",
+        "generation",
+        "log-probabilities of what was sampled: kept, or by a second pass",
         choices=("generation", "recompute"),
     )
     verbalise: int | None = option(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from instructrec_rl.constraints import satisfies
 from instructrec_rl.algorithms import Policy, Writer
+from instructrec_rl.constraints import satisfies
 from instructrec_rl.env.environment import Dynamics, Environment
 from instructrec_rl.rewards import Reward, load_reward
 

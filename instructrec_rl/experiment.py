@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import importlib
-import importlib.metadata
 import json
 import os
-import platform
-import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +23,8 @@ from instructrec_rl.encoder import load_encoder
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
 from instructrec_rl.evaluate import Answers, Scorer, Summary, chance, normalise, play, summarise
-from instructrec_rl.files import sha256_file, write_json_atomic, write_text_atomic
+from instructrec_rl.files import write_json_atomic, write_text_atomic
+from instructrec_rl.manifest import open_folder
 from instructrec_rl.monitor import Monitor
 from instructrec_rl.policies import save_policy
 from instructrec_rl.run_folder import Recorder
@@ -41,16 +37,18 @@ DEFAULT_BASELINES = ("random", "popularity", "neighbour", "tfidf", "oracle")
 DEARER_BASELINES = ("centroid", "linucb", "linear_q", "supervised", "ngrams")
 NEEDED = ("random", "oracle")  # what normalises; computed in every run
 NUM_SAMPLES = 20
-PACKAGES = ("instructrec-rl", "torch", "transformers", "accelerate", "gymnasium", "numpy", "hydra-core", "trl")
 
 
 def run(config: RunConfig) -> Path:
     """Do a run and return its folder. Raises InputError for wrong input, KeyboardInterrupt after saving at Ctrl-C."""
+    first = _first_of_several(config)
     spec = load_spec(config.env)
     encoder = load_encoder(config.encoder)
     env = make_environment(spec, encoder, config.reward.name, _options(config.reward))
     scorer = Scorer(env)
-    folder = _open_folder(config, env)
+    if not first:
+        return _learn_along(config, env, scorer)
+    folder = open_folder(config, env)
     names = ["train", "validation", *spec.test_splits]
     print(f"{spec.name}: {len(env.examples):,} instructions, {len(env.items)} items, splits {', '.join(names)}")
     started = encoder.num_encoded
@@ -89,6 +87,28 @@ def run(config: RunConfig) -> Path:
 
     write_report(folder)
     screen.print_result(result, folder)
+    return folder
+
+
+def _first_of_several(config: RunConfig) -> bool:
+    """Whether this process writes the run's folder: the first of those that torchrun or accelerate started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    if config.algo.name not in LANGUAGE_ALGORITHMS:
+        raise InputError(f"algo={config.algo.name} learns in one process; start it without torchrun or accelerate")
+    if not config.out:
+        raise InputError("a run of several processes needs out=DIR, so that they agree on the folder")
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _learn_along(config: RunConfig, env: Environment, scorer: Scorer) -> Path:
+    """What the second and further processes of a run do: all of the learning, and nothing to the folder."""
+    folder = Path(config.out or "")
+    monitor = _monitor(config, scorer)
+    if monitor is not None:
+        monitor.say = lambda words: None
+    recorder = Recorder(folder, config.seed, _validator(env, scorer), monitor=monitor, writes=False)
+    learn(env, config.algo, recorder, config.policy)
     return folder
 
 
@@ -184,114 +204,6 @@ def _baselines(env: Environment, scorer: Scorer, config: RunConfig, folder: Path
         policy = learn(env, ALGORITHM_CONFIGS[name](name=name, interactions=config.algo.interactions), recorder)
         found[name] = {"splits": {split: summarise(scorer, play(policy, env, split)) for split in _reported(env)}}
     return found
-
-
-def _open_folder(config: RunConfig, env: Environment) -> Path:
-    """Make the run's folder with its config and manifest, or check that the one to resume has the same config."""
-    plain = dataclasses.asdict(config)
-    for key in ("out", "resume"):
-        plain.pop(key)
-    text = _yaml(plain)
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(config.out or f"runs/{env.spec.name}-{config.algo.name}-{stamp}-{config.seed}")
-    if not config.out:
-        while folder.exists():
-            folder = folder.with_name(folder.name + "x")
-    started = folder / "config.yaml"
-    if started.exists():
-        if not config.resume:
-            raise InputError(
-                "this folder already holds a run; give another out=DIR, or resume=true to continue it", folder
-            )
-        if started.read_text() != text:
-            raise InputError(f"resume=true with other options than the run has: {_difference(started, plain)}", started)
-        _check_unchanged(folder / "manifest.json", _hashes(env))
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the run's folder cannot be made: {error.strerror}", folder) from error
-    write_json_atomic(folder / "manifest.json", _manifest(config, env))
-    write_text_atomic(started, text)  # last: a folder with a config is a run
-    return folder
-
-
-def _yaml(plain: dict[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-
-
-def _difference(path: Path, plain: dict[str, Any]) -> str:
-    """The first option in which a stored config and this one differ."""
-    import yaml
-
-    def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(tree, dict):
-            return {prefix[:-1]: tree}
-        return {key: value for name, sub in tree.items() for key, value in flat(sub, f"{prefix}{name}.").items()}
-
-    old, new = flat(yaml.safe_load(path.read_text())), flat(plain)
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return f"{changed[0]} was {old.get(changed[0])!r} and is now {new.get(changed[0])!r}" if changed else "its layout"
-
-
-def _manifest(config: RunConfig, env: Environment) -> dict[str, Any]:
-    import torch
-
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "command": _command(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": config.seed,
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": _commit(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "sha256": _hashes(env),
-        "left_out": env.spec.left_out,
-    }
-
-
-def _hashes(env: Environment) -> dict[str, Any]:
-    """What the run's result depends on beside its options."""
-    return {
-        "data": {os.path.relpath(path, env.spec.folder): sha256_file(path) for path in env.spec.files},
-        "encoder": env.encoder.fingerprint,
-        "reward": sha256_file(env.reward.path),
-        "feedback": env.reward.version,
-    }
-
-
-def _check_unchanged(path: Path, now: dict[str, Any]) -> None:
-    """Refuse to resume on other data, another encoder or another reward; feedback may grow while a run is stopped."""
-    then = json.loads(path.read_text(encoding="utf-8"))["sha256"]
-    for key in ("data", "encoder", "reward"):
-        if then[key] != now[key]:
-            raise InputError(f"resume=true, but the {key} is not what the run began with; start a new run", path)
-
-
-def _command() -> str:
-    """The command line that started this run, as one would type it."""
-    program = Path(sys.argv[0])
-    name = "python -m instructrec_rl.run" if program.suffix == ".py" else program.name
-    return f"{name} {shlex.join(sys.argv[1:])}".strip()
-
-
-def _commit() -> str:
-    """The commit of the checkout this code runs from, or empty outside one."""
-    here = Path(__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return ""
-    found = subprocess.run(
-        ["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def _write_samples(path: Path, env: Environment, scorer: Scorer, answers: dict[str, Answers]) -> None:

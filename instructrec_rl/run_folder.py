@@ -29,7 +29,8 @@ class Recorder:
 
     folder: the run's folder; seed: the run's seed; validate: scores a policy on the validation split, greedily
     (metric -> mean); progress: called with (step, total, words) for the screen; tracker: called with (step, metrics);
-    monitor: sees every logged line, may mark it, and may end learning; score: a policy's summary on every split.
+    monitor: sees every logged line, may mark it, and may end learning; score: a policy's summary on every split;
+    writes: false in the second and further processes of one run, which learn along and leave the folder to the first.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Recorder:
         tracker: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
         monitor: Monitor | None = None,
         score: Callable[[Any], dict[str, Any]] = lambda policy: {},
+        writes: bool = True,
     ):
         self.folder, self.seed, self.validate = folder, seed, validate
-        self.score = score
+        self.score, self.writes = score, writes
         self.stages: dict[str, Any] = {}  # what stages before learning came to, by name, as result.json has it
         self.best_step: int | None = None  # where the policy that is kept stood, for algorithms that keep the best
         self.stopping = False  # set at Ctrl-C: the loop then writes a checkpoint where its state is whole, and stops
@@ -69,6 +71,8 @@ class Recorder:
         line: dict[str, Any] = {"step": step, **spent, **metrics}
         if self.monitor is not None:
             line |= self.monitor.see(line)
+        if not self.writes:
+            return
         with writing(self.folder):  # made here: an algorithm that logs nothing leaves no folder
             self.folder.mkdir(parents=True, exist_ok=True)
         append_jsonl(self.folder / "metrics.jsonl", line)
@@ -76,6 +80,9 @@ class Recorder:
 
     def stage(self, name: str, policy: Any, interactions: int = 0) -> None:
         """Score the policy as a stage before learning left it, and keep that in the folder."""
+        if not self.writes:
+            return
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
         spent = {key: round(value, 3) for key, value in self.spent.items()}
         self.stages[name] = {"interactions": interactions, **spent, "splits": self.score(policy)}
         write_text_atomic(self.checkpoints / f"stage-{name}.json", json.dumps(self.stages[name]))
@@ -131,7 +138,7 @@ class Recorder:
 
     def _forget_metrics_after(self, step: int) -> None:
         path = self.folder / "metrics.jsonl"
-        if path.exists():
+        if path.exists() and self.writes:
             data = path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]  # a line cut short by a kill is not a line
             if whole != data:

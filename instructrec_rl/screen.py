@@ -30,10 +30,14 @@ def main_metric(result: dict[str, Any]) -> str:
 
 
 def answerers(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Who answered, by the name to show, and their splits: the policy, its warm start if any, then the baselines."""
+    """Who answered, by the name to show, and their splits: the policy, the stages before it if any, the baselines."""
     found = {f"policy ({result['algo']})": result["splits"]}
+    stages = dict(result.get("stages") or {})
     if result.get("warm_start"):
-        found["warm start"] = result["warm_start"]["splits"]
+        last = next(reversed(stages), "")
+        stages.pop(last, None)
+        found[f"warm start ({last})" if last else "warm start"] = result["warm_start"]["splits"]
+    found |= {f"stage {name}": stage["splits"] for name, stage in stages.items()}
     return found | {name: baseline["splits"] for name, baseline in result.get("baselines", {}).items()}
 
 

@@ -17,9 +17,7 @@ def naive_gae(rewards: list[float], values: list[float], gamma: float, lam: floa
     """A_t = sum_k (gamma lambda)^k delta_{t+k}, the sum written out (Schulman et al. 2016, equation 16)."""
     values = [*values, 0.0]
     deltas = [r + gamma * values[t + 1] - values[t] for t, r in enumerate(rewards)]
-    return [
-        sum((gamma * lam) ** k * delta for k, delta in enumerate(deltas[t:])) for t in range(len(rewards))
-    ]
+    return [sum((gamma * lam) ** k * delta for k, delta in enumerate(deltas[t:])) for t in range(len(rewards))]
 
 
 def test_gae_by_hand() -> None:

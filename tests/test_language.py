@@ -86,7 +86,10 @@ def test_a_prompt_is_the_state_as_soft_tokens(env: Environment, lm: LanguageMode
 def test_equal_clauses_give_equal_prompts_whatever_the_table(env: Environment, lm: LanguageModel) -> None:
     """The table is only a view: an instruction alone is read as among thousands, also one never seen before."""
     texts = ["please find me a square, painted red", "I want a circle, any colour"]
-    alone = [LanguagePolicy(lm, "generate", env.items).write(Asked.from_texts([t], env.encoder), np.arange(12)) for t in texts]
+    alone = [
+        LanguagePolicy(lm, "generate", env.items).write(Asked.from_texts([t], env.encoder), np.arange(12))
+        for t in texts
+    ]
     both = LanguagePolicy(lm, "generate", env.items).write(Asked.from_texts(texts, env.encoder), np.arange(12))
     assert [a[0] for a in alone] == both
 

@@ -107,9 +107,7 @@ def test_learns_with_a_critic_that_reads_the_answer(
     assert score(policy, env)["exact_match"] >= 0.7
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another(
-    echo: Callable[..., Environment], tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_run_and_another_another(echo: Callable[..., Environment], tmp_path: Path) -> None:
     env = echo()
     short = PPOConfig(**{**QUICK, "interactions": 512, "verbalise": 256, "eval_every": 256})
     runs = [
@@ -143,7 +141,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
 def trainer_of(env: Environment, folder: Path, config: PPOConfig) -> PolicyTrainer:
     torch.manual_seed(0)
     lm = load_language_model(env, TINY)
-    critic = attach(lm.model, config.critic) if config.name == "ppo" else None
+    critic = attach(lm.model, "state") if config.name == "ppo" else None
     return PolicyTrainer(lm, env.dynamics("train"), config, None, critic, folder, 0, [])
 
 
@@ -175,7 +173,7 @@ def test_every_later_pass_has_an_order_of_its_own(echo: Callable[..., Environmen
         trainer._step = step
         part = trainer._prepare_inputs(given)
         seen.append([tuple(row) for row in torch.cat([part["prompt_ids"], part["completion_ids"]], 1).tolist()])
-    passes = [sum(seen[i : i + 3], []) for i in (0, 3, 6)]
+    passes = [[row for part in seen[i : i + 3] for row in part] for i in (0, 3, 6)]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
     assert passes[0] != passes[1] != passes[2]
 

@@ -23,7 +23,9 @@ HOOKS = {  # overridden here -> the parameters it must still have
 }
 CALLED = {  # TRL's method -> what it must still call or read for our override to be reached or our value used
     "training_step": ["_step", "training_step"],
-    "_prepare_inputs": ["_generate_and_score_completions", "_buffered_inputs", "steps_per_generation", "num_iterations"],
+    "_prepare_inputs": [
+        "_generate_and_score_completions", "_buffered_inputs", "steps_per_generation", "num_iterations",
+    ],
     "compute_loss": ["_compute_loss"],
     "_compute_loss": [
         "_get_per_token_logps_and_entropies", "tool_mask", "old_per_token_logps", "advantages", "ref_per_token_logps",

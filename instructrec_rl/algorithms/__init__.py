@@ -43,9 +43,7 @@ class Policy(Protocol):
 class Writer(Protocol):
     """Answers instructions with texts of its own."""
 
-    def write(
-        self, asked: Asked, menu: np.ndarray, past: Sequence[Sequence[tuple[str, float]]] = ()
-    ) -> list[str]:
+    def write(self, asked: Asked, menu: np.ndarray, past: Sequence[Sequence[tuple[str, float]]] = ()) -> list[str]:
         """Write greedily.
 
         asked: B instructions; menu: positions in the catalog of what is on offer; past: for each instruction the

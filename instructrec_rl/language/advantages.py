@@ -62,7 +62,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(R - V) / Var(R) over the masked entries: 1 is a perfect critic, 0 one that knows no more than the mean."""
+    """1 - Var(R - V) / Var(R) over the masked entries: 1 is a perfect critic, 0 one that knows only the mean."""
     own = mask.bool()
     spread = returns[own].var()
     return 1 - (returns - values)[own].var() / spread if spread > 0 else spread.new_tensor(float("nan"))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from instructrec_rl.core import InputError
 from instructrec_rl.language.models import own_copy
-from instructrec_rl.language.state_embedding import state_embeddings
+from instructrec_rl.language.state_embedding import StateEmbedding, state_embeddings
 from instructrec_rl.networks import SetNetwork, Sets
 
 HIDDEN = 128  # of the network on the state
@@ -24,9 +24,10 @@ class Critic(nn.Module):
     """V before each token. kind:
 
     `separate`, `shared`: w . h + b with h the last hidden state of a copy of the policy's trunk, or of the trunk
-    itself; the copy of a trunk with adapters has adapters of its own on the same weights. `state`: a small network on
-    the set of state vectors in the prompt, so one value for a whole episode: a baseline that knows the instruction and
+    itself (a copy of one with adapters has adapters of its own on the same weights). `state`: a small network on the
+    set of state vectors in the prompt, so one value for a whole episode: a baseline that knows the instruction and
     nothing of the answer. All heads start at zero.
+
     `asked` says whether the policy's forward shall run it; `take` gives what it said.
     """
 
@@ -39,7 +40,7 @@ class Critic(nn.Module):
             states = state_embeddings(model)
             if not states:
                 raise InputError("algo.critic=state reads the state, which policy.input=text leaves out")
-            self.states = [states[0]]  # in a list: the policy's module, not a part of the critic
+            self.states: list[StateEmbedding] = [states[0]]  # in a list: the policy's module, not a part of the critic
             self.network = SetNetwork(states[0].dim, HIDDEN, 1).to(device)
         else:
             self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=device)

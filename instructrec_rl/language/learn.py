@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import math
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 from instructrec_rl.core import InputError
 from instructrec_rl.language import stages
@@ -24,7 +27,7 @@ from instructrec_rl.language.models import LanguageModel, load_language_model, o
 from instructrec_rl.language.policy import LanguagePolicy
 from instructrec_rl.language.prompts import write_prompts
 from instructrec_rl.language.state_embedding import fill_tables
-from instructrec_rl.language.trainer import STATE, PolicyTrainer
+from instructrec_rl.language.trainer import STATE, PolicyTrainer, num_processes
 from instructrec_rl.networks import pick_device
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ def learn(env: Environment, config: PPOConfig, recorder: Recorder, policy: Polic
     The same seed, thread count and kind of machine give the same run bit for bit, also when it is stopped and resumed.
     """
     _check(config)
-    datasets.disable_progress_bars()
+    _quieten()
     torch.manual_seed(recorder.seed)
     lm = load_language_model(env, policy)
     lm.model.to(pick_device(config.device)[0])
@@ -49,7 +52,8 @@ def learn(env: Environment, config: PPOConfig, recorder: Recorder, policy: Polic
     answers = LanguagePolicy(lm, policy.decode, env.items)
     plan = _Plan(env, config, recorder, lm, answers)
     reference = plan.run()
-    critic = attach(lm.model, config.critic) if config.name == "ppo" else None
+    kind = config.critic if config.critic != "auto" else "separate" if lm.input == "text" else "state"
+    critic = attach(lm.model, kind) if config.name == "ppo" else None
     trainer, follower = _trainer(env, config, recorder, lm, reference, critic, answers)
     fill_tables(env.states(lm.state).vectors, lm.model, reference.model if reference else None)
     last = follower.newest()
@@ -65,11 +69,25 @@ def learn(env: Environment, config: PPOConfig, recorder: Recorder, policy: Polic
     return answers
 
 
+def _quieten() -> None:
+    """Silence what the libraries say of their own affairs: bars of a second, and options that TRL sets itself."""
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator", category=UserWarning)
+
+
 def _check(config: PPOConfig) -> None:
     """Raise InputError for sizes that do not fit each other."""
     for key, size in (("samples", config.samples), ("minibatch_size", config.minibatch_size)):
         if config.batch_size % size:
             raise InputError(f"algo.batch_size={config.batch_size} must be a multiple of algo.{key}={size}")
+    world = num_processes()
+    if config.minibatch_size % world or config.batch_size // world % config.samples:
+        raise InputError(
+            f"algo.minibatch_size={config.minibatch_size} and the answers of a group (algo.samples={config.samples}) "
+            f"must divide among {world} processes"
+        )
     if config.name == "ppo" and config.samples > 1:
         raise InputError("algo.samples is for algo=grpo and algo=rloo; PPO has a critic instead")
 
@@ -110,8 +128,11 @@ class _Plan:
         if path.exists() and self.recorder.load_stage(name):
             self.lm.model.load_state_dict(load_file(path), strict=False)
         else:
+            self.recorder.progress(0, self.config.interactions, f"stage before learning: {name}")
             tried = work()
             self.recorder.stage(name, self.policy, tried)
+            if not self.recorder.writes:
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
             trained = {n: p.detach().cpu().contiguous() for n, p in self.lm.model.named_parameters() if p.requires_grad}
@@ -119,7 +140,8 @@ class _Plan:
             part.replace(path)
 
     def _supervise(self, pairs: stages.Pairs) -> int:
-        stages.supervise(self.lm, pairs, self.config.sft_batch_size, self.config.sft_learning_rate, self.recorder.seed)
+        size = max(1, self.config.sft_batch_size // num_processes())
+        stages.supervise(self.lm, pairs, size, self.config.sft_learning_rate, self.recorder.seed)
         return 0
 
     def _demonstrate(self) -> int:
@@ -184,7 +206,7 @@ class Follower(TrainerCallback):
         self.best = load_file(found[-1].parent / BEST)
         return found[-1].parent
 
-    def kept(self, folder: Path) -> dict[str, Any]:
+    def kept(self, folder: Path) -> dict[str, Any]:  # called in the first process only
         """What a checkpoint of the trainer holds beside its own: the best weights so far, and how far it is."""
         save_file(self.best, folder / BEST)
         return {
@@ -195,20 +217,20 @@ class Follower(TrainerCallback):
         }
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The warm start is the first that may be kept."""
         if not self.best:
             self._evaluate()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        import time
-
+        """Start the optimizer's clock."""
         self._began = time.perf_counter()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        import time
-
+        """Stop the optimizer's clock."""
         self.trainer.timed["optimizer"] += time.perf_counter() - self._began
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """At the end of an iteration, see what is due."""
         trainer, config, recorder = self.trainer, self.config, self.recorder
         if state.global_step % trainer.iteration_steps:
             return
@@ -231,6 +253,7 @@ class Follower(TrainerCallback):
             self.best = {name: value.detach().cpu().clone() for name, value in self.trainer.trainable().items()}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Write the means since the last line, where the seconds went, and what validation said."""
         if logs is None or "reward" not in logs:
             return
         timed, self.trainer.timed = self.trainer.timed, dict.fromkeys(self.trainer.timed, 0.0)

@@ -22,6 +22,8 @@ class StateEmbedding(nn.Module):
     The table is no parameter and is not saved: it holds the states of whatever texts are being answered.
     """
 
+    table: Tensor
+
     def __init__(self, tokens: nn.Embedding, dim: int):
         super().__init__()
         self.tokens, self.dim = tokens, dim

@@ -96,7 +96,7 @@ class PolicyTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play the episodes of one iteration and give what `_compute_loss` reads."""
-        config, mode = self.settings, "train"
+        config = self.settings
         self.dynamics.env.reward.at(self.interactions)
         with self.clock("generate"):
             played = self.play(np.array([row["row"] for row in inputs]))
@@ -128,7 +128,9 @@ class PolicyTrainer(GRPOTrainer):
         if self.estimator == "gae":
             with self.clock("value"), torch.no_grad():
                 values = self._values(ids, mask, keep) * own
-            lam = {"state": 1.0}.get(config.critic, 0.95) if config.gae_lambda is None else config.gae_lambda
+            lam = config.gae_lambda
+            if lam is None:
+                lam = 1.0 if self.critic is not None and self.critic.kind == "state" else 0.95
             advantage, returns = estimate.gae(rewards, values, own, config.gamma, lam)
             output |= {"old_values": values, "returns": returns}
             self._log("explained_variance", estimate.explained_variance(values, returns, own))
@@ -147,7 +149,7 @@ class PolicyTrainer(GRPOTrainer):
         self._log("kl", per_episode)
         self._log("kl_coefficient", torch.tensor(self.kl_coefficient))
         self._log("answer_tokens", own.sum(1).float().mean() * len(inputs) / max(played.num_answers, 1))
-        self._metrics[mode]["valid"].append(float((self.dynamics.env.finder(played.texts) >= 0).mean()))
+        self._log("valid", torch.tensor(float((self.dynamics.env.finder(played.texts) >= 0).mean())))
         self._next_kl(float(self._mean(per_episode)))
         return output
 
@@ -320,13 +322,17 @@ def _paid_by_the_environment(**_: Any) -> list[float]:
     raise RuntimeError("rewards come from the environment's dynamics, not from TRL")
 
 
+def num_processes() -> int:
+    """How many processes train this run together, as torchrun and accelerate say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def arguments(config: PPOConfig, folder: Path, seed: int, iterations: int, max_tokens: int) -> GRPOConfig:
     """TRL's options for ours."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     minibatches = config.batch_size // config.minibatch_size
     return GRPOConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=config.minibatch_size // world,
+        per_device_train_batch_size=config.minibatch_size // num_processes(),
         steps_per_generation=minibatches,
         num_generations=config.batch_size,  # any divisor above 1 will do: it is set to ours afterwards
         num_iterations=config.epochs,
