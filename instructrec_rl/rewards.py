@@ -105,6 +105,21 @@ class Reward:
             return self._checked(self._call(self.scorer.combine, parts), batch), parts
         return self.score_batch(batch), parts
 
+    @property
+    def has_corpus_score(self) -> bool:
+        """Whether the metric is also defined over a whole corpus, where it is not the mean of its rows' scores."""
+        return hasattr(self.scorer, "score_with_statistics")
+
+    def score_with_statistics(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """`score_batch` and of each row statistics (B, K), of a reward that has a corpus score."""
+        _check_batch(batch)
+        scores, statistics = self._call(self.scorer.score_with_statistics, batch)
+        return self._checked(scores, batch), statistics
+
+    def corpus_score(self, sums: np.ndarray) -> float:
+        """The corpus score in [0, 1] of statistics (K,) summed over all rows."""
+        return min(max(float(self.scorer.corpus(sums)), 0.0), 1.0)
+
     def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
         with_name = f"reward {self.name}: "
         try:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from instructrec_rl.core import Batch, InputError
 from instructrec_rl.files import writing
 from instructrec_rl.overrides import parse
 from instructrec_rl.pair_files import Row, read_rows
+
+if TYPE_CHECKING:
+    from instructrec_rl.rewards import Reward
 
 CHUNK_ROWS, CHUNK_CHARS = 8192, 4 << 20  # a chunk is scored when it has as many rows, or texts as long
 
@@ -33,27 +36,38 @@ Line k of one file belongs to line k of the other. An example:
 
 @dataclass
 class Totals:
-    """Sums over what was scored so far: of the score and of each part, with the number of rows."""
+    """Sums over what was scored so far: of the score, of each part and of a corpus score's statistics."""
 
     rows: int = 0
     score: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
+    statistics: np.ndarray | None = None
 
-    def add(self, scores: np.ndarray, parts: dict[str, np.ndarray]) -> None:
-        """Add a chunk: scores (B,) and the parts' (B,)."""
+    def score_chunk(self, reward: Reward, batch: Batch) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Scores (B,) and the parts' (B,) of a chunk, added to the sums."""
+        if reward.has_corpus_score:
+            scores, statistics = reward.score_with_statistics(batch)
+            sums = statistics.sum(axis=0)
+            self.statistics = sums if self.statistics is None else self.statistics + sums
+            parts: dict[str, np.ndarray] = {}
+        else:
+            scores, parts = reward.score_with_parts(batch)
         self.rows += len(scores)
         self.score += float(scores.sum())
         for name, values in parts.items():
             self.parts[name] = self.parts.get(name, 0.0) + float(values.sum())
+        return scores, parts
 
-    def lines(self, reward: str) -> list[str]:
-        """The means, a line each."""
+    def lines(self, reward: Reward) -> list[str]:
+        """The mean, and a line each for the parts' means and the corpus score."""
         from instructrec_rl.reward_parts import MASKED
 
-        found = [f"{reward} {self.score / self.rows:.6f} ({self.rows:,} {'row' if self.rows == 1 else 'rows'})"]
+        found = [f"{reward.name} {self.score / self.rows:.6f} ({self.rows:,} {'row' if self.rows == 1 else 'rows'})"]
         for name, total in self.parts.items():
             masked = name.endswith(MASKED)
             found.append(f"  {name} {round(total):,} rows" if masked else f"  {name} {total / self.rows:.6f}")
+        if self.statistics is not None:
+            found.append(f"  corpus {reward.corpus_score(self.statistics):.6f}")
         return found
 
 
@@ -73,17 +87,16 @@ def main(argv: list[str]) -> int:
     with _sink(arguments.out) as out, progress(f"score by {reward.name}", total) as update:
         for chunk in _chunks(rows):
             try:
-                scores, parts = reward.score_with_parts(_batch(chunk))
+                scores, parts = totals.score_chunk(reward, _batch(chunk))
             except RewardError as error:
                 raise _located(error, arguments.predictions, totals.rows) from error
-            totals.add(scores, parts)
             if out is not None:
                 with writing(arguments.out):
                     _write(out, chunk, scores, parts)
             update(totals.rows, max(total, totals.rows), "")
         if not totals.rows:
             raise InputError("is empty: there is nothing to score", arguments.predictions)
-    print("\n".join(totals.lines(reward.name)))
+    print("\n".join(totals.lines(reward)))
     return DONE
 
 

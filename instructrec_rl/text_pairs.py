@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +28,20 @@ class Pairs:
         """The maximum over each row's references: values (P,) -> (B,)."""
         return np.maximum.reduceat(values[self.pair], self.starts)
 
+    def first_best(self, values: np.ndarray) -> np.ndarray:
+        """The pair (B,) of each row's best reference, the first of equals: values (P,)."""
+        given = values[self.pair]
+        best = np.flatnonzero(given == self.best(values).repeat(self._counts()))
+        return self.pair[best[np.searchsorted(best, self.starts)]]
+
+    def _counts(self) -> np.ndarray:
+        return np.diff(self.starts, append=len(self.pair))
+
     def over_references(self, values: np.ndarray, multi: str) -> np.ndarray:
         """The maximum or, with multi="mean", the mean over each row's references: values (P,) -> (B,)."""
         if multi == "max":
             return self.best(values)
-        counts = np.diff(self.starts, append=len(self.pair))
-        return np.add.reduceat(values[self.pair], self.starts) / counts
+        return np.add.reduceat(values[self.pair], self.starts) / self._counts()
 
 
 def distinct_pairs(batch: Batch) -> Pairs:
@@ -42,11 +49,14 @@ def distinct_pairs(batch: Batch) -> Pairs:
     counts = np.fromiter(map(len, batch.references), np.int64, len(batch))
     if not counts.all():
         raise InputError(f"row {int(counts.argmin())} has no references to compare with")
-    references = list(itertools.chain.from_iterable(batch.references))
-    index: defaultdict[str, int] = defaultdict(itertools.count().__next__)  # a new text gets the next number
-    left = np.fromiter(map(index.__getitem__, batch.responses), np.int64, len(batch)).repeat(counts)
-    right = np.fromiter(map(index.__getitem__, references), np.int64, len(references))
+    given = [*batch.responses, *itertools.chain.from_iterable(batch.references)]
+    starts, number = counts.cumsum() - counts, np.arange(len(given))
+    index = dict.fromkeys(given)
     texts = list(index)
-    keys, pair = np.unique(left * len(texts) + right, return_inverse=True)
+    if len(texts) == len(given):  # nothing to look for
+        return Pairs(texts, number[: len(batch)].repeat(counts), number[len(batch) :], number[: -len(batch)], starts)
+    index = dict(zip(texts, range(len(texts))))
+    number = np.fromiter(map(index.__getitem__, given), np.int64, len(given))
+    keys, pair = np.unique(number[: len(batch)].repeat(counts) * len(texts) + number[len(batch) :], return_inverse=True)
     response, reference = np.divmod(keys, len(texts))
-    return Pairs(texts, response, reference, pair.reshape(-1), np.concatenate(([0], counts.cumsum()[:-1])))
+    return Pairs(texts, response, reference, pair.reshape(-1), starts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,7 @@ FIRST_BYTES = np.array([(1 << 8 * size) - 1 for size in range(9)], dtype=np.uint
 TWO_WORDS, LONG = 2 << 62, 3 << 62  # no token of 8 bytes has the top bit of its code
 SLOT_BITS, LEVELS = 16, 4
 MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)  # odd: any will do
-SURROGATES, FIRST_SURROGATE = 0x800, 0xD800
-VOCABULARY = 0x110000  # Unicode's size: every token is one character
+FIRST_TOKEN, VOCABULARY = 0xE000, 0x110000  # every token is a character of Unicode, after its surrogates
 
 
 def spaced(text: str) -> str:
@@ -58,15 +58,22 @@ def porter() -> Callable[[str], str]:
 class Tokeniser:
     """How texts become tokens, twice: for a whole array of bytes, and for one text.
 
-    is_plain: whether the bytes' way is right for a text, or for every line of one. marks: given the bytes of such
-    texts, ASCII and with a line feed before, between and after them, returns the bytes that tokens are made of, and for
-    each byte whether it is inside a token and whether a token begins there. words: the tokens of any other text, free
-    of line feeds. Plain texts that are not ASCII are lower-cased, and what is then left of other letters becomes "?".
+    is_plain: whether the bytes' way is right for a text, or for every line of one. spans: given the bytes of such
+    texts, ASCII and with a line feed before, between and after them, returns the bytes that tokens are made of, and
+    where each of the N tokens starts and ends there, (N,) and (N,). words: the tokens of any other text, free of line
+    feeds. Plain texts that are not ASCII are lower-cased, and what is then left of other letters becomes "?".
     """
 
     is_plain: Callable[[str], bool]
-    marks: Callable[[bytes], tuple[bytes, np.ndarray, np.ndarray]]
+    spans: Callable[[bytes], tuple[bytes, np.ndarray, np.ndarray]]
     words: Callable[[str], Sequence[str]]
+
+
+def spans_of(inside: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where tokens start and end, (N,) and (N,), from whether each byte is inside one and whether one begins there."""
+    after = ~inside
+    after |= begins
+    return np.flatnonzero(begins), np.flatnonzero(after[1:] & inside[:-1]) + 1
 
 
 class TokenTexts:
@@ -99,59 +106,61 @@ class TokenTexts:
         if self._num_slots > MAX_VOCABULARY or len(self._known) > MAX_TEXTS or self._chars > MAX_CHARS:
             self._start()
         known = self._known
-        fresh = [text for text in texts if text not in known]
+        fresh = [text for text in texts if text not in known] if known else texts
         for start, end in cut(sizes_of(fresh), SLICE_CHARS):
             chosen = fresh[start:end]
-            if self.tokeniser.is_plain("\n".join(chosen)):
-                known.update(zip(chosen, self._plain(chosen)))
+            joined = "\n".join(chosen)
+            if self.tokeniser.is_plain(joined):
+                known.update(zip(chosen, self._plain(chosen, joined)))
                 continue
             plain = list(map(self.tokeniser.is_plain, chosen))
-            known.update(zip(easy := [t for t, ok in zip(chosen, plain) if ok], self._plain(easy)))
-            known.update(zip(hard := [t for t, ok in zip(chosen, plain) if not ok], self._others(hard)))
+            easy = [text for text, ok in zip(chosen, plain) if ok]
+            hard = [text for text, ok in zip(chosen, plain) if not ok]
+            known.update(zip(easy, self._plain(easy, "\n".join(easy))))
+            known.update(zip(hard, self._others(hard)))
         return list(map(known.__getitem__, texts))
 
-    def _plain(self, texts: list[str]) -> list[str]:
-        """Token strings of texts that the bytes' way is right for."""
-        joined = "\n".join(texts)
+    def _plain(self, texts: list[str], joined: str) -> list[str]:
+        """Token strings of texts that the bytes' way is right for, given also joined by line feeds."""
         if not joined.isascii():  # some letters become ASCII, or change length; the byte table lowers ASCII itself
             texts = list(map(str.lower, texts))
             joined = "\n".join(texts)
-        data, inside, begins = self.tokeniser.marks(b"\n" + joined.encode("ascii", "replace") + b"\n")
-        starts = np.flatnonzero(begins)
-        after = ~inside
-        after |= begins
-        ends = np.flatnonzero(after[1:] & inside[:-1]) + 1
-        bounds = np.cumsum([1, *map(len, texts)]) + np.arange(len(texts) + 1)
-        return self._strings(data, starts, ends, np.searchsorted(starts, bounds))
+        data, starts, ends = self.tokeniser.spans(b"\n" + joined.encode("ascii", "replace") + b"\n")
+        bounds = np.searchsorted(starts, (sizes_of(texts) + 1).cumsum()).tolist()
+        return self._strings(data, starts, ends, [0, *bounds])
 
     def _others(self, texts: list[str]) -> list[str]:
         """Token strings of texts that are tokenised one by one."""
         found = list(map(self.tokeniser.words, texts))
         data = "\n".join(["", *(word for words in found for word in words), ""]).encode("utf-8", "surrogatepass")
-        bounds = np.cumsum([0, *map(len, found)])
+        bounds = [0, *itertools.accumulate(map(len, found))]
         breaks = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
         return self._strings(data, (breaks[:-1] + 1)[: bounds[-1]], breaks[1:][: bounds[-1]], bounds)
 
-    def _strings(self, data: bytes, starts: np.ndarray, ends: np.ndarray, bounds: np.ndarray) -> list[str]:
+    def _strings(self, data: bytes, starts: np.ndarray, ends: np.ndarray, bounds: list[int]) -> list[str]:
         """A string of characters for the tokens data[starts:ends] of each range of `bounds`."""
         self._chars += len(data)
         ids = self._intern(self._codes(data, starts, ends))
-        ids += (ids >= FIRST_SURROGATE) * SURROGATES  # half of a surrogate pair is not a character
+        ids += FIRST_TOKEN
         if self.stem:
             self._find_stems(ids, data, starts, ends)
             ids = self.stem_of[ids] if self.replace else ids
         tokens = ids.astype("<u4").tobytes().decode("utf-32-le")
-        return [tokens[start:end] for start, end in pairwise(bounds.tolist())]
+        return [tokens[start:end] for start, end in pairwise(bounds)]
 
     def _codes(self, data: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """An integer (N,) for each token: of its first 8 bytes, of two words, or of its place in a dictionary."""
         sizes = ends - starts
         words = np.ndarray((len(data) + 1,), "<u8", data + b"\0" * 8, strides=(1,))  # the 8 bytes from each position on
-        codes = words[starts] & FIRST_BYTES[np.minimum(sizes, 8)]
+        codes = words.take(starts)  # it copies words first, and is faster than words[starts] all the same
+        codes &= FIRST_BYTES.take(sizes, mode="clip")
         # What a dictionary holds: long tokens, UTF-8 of 8 bytes, whose last may have the top bit, and zeros that an
         # integer would not tell from no byte.
-        zeros = (codes == 0) | (np.frombuffer(data, np.uint8)[ends - 1] == 0)
-        odd = (sizes > 16) | ((sizes == 8) & (codes >= TWO_WORDS)) | zeros
+        odd = sizes > 16
+        if not data.isascii():
+            odd |= (sizes == 8) & (codes >= TWO_WORDS)
+        if b"\0" in data:
+            odd |= (codes == 0) | (np.frombuffer(data, np.uint8)[ends - 1] == 0)
         if len(pair := np.flatnonzero((sizes > 8) & ~odd)):
             rest = words[starts[pair] + 8] & FIRST_BYTES[sizes[pair] - 8]
             both = self._intern(codes[pair]) << 21 | self._intern(rest)
@@ -167,8 +176,7 @@ class TokenTexts:
         fresh, first = np.unique(ids[unknown], return_index=True)
         for token, place in zip(fresh.tolist(), unknown[first].tolist()):
             word = data[starts[place] : ends[place]].decode("utf-8", "surrogatepass")
-            number = self._stems.setdefault(self.stem(word), len(self._stems))
-            self.stem_of[token] = number + (number >= FIRST_SURROGATE) * SURROGATES
+            self.stem_of[token] = FIRST_TOKEN + self._stems.setdefault(self.stem(word), len(self._stems))
 
     def _intern(self, codes: np.ndarray) -> np.ndarray:
         """A small number (N,) for each distinct code (N,) above 0, the same in later calls.
@@ -176,24 +184,28 @@ class TokenTexts:
         A hash table of arrays: a code's number is the slot it holds, at the first level where it got one. What finds
         no slot at any level goes to a dict.
         """
-        ids, todo, wanted = np.empty(len(codes), dtype=np.int64), np.arange(len(codes)), codes
+        todo: np.ndarray | None = None  # at the first level every place, without a copy
         for level, multiplier in enumerate(MULTIPLIERS):
-            slots = self._slots[level]
+            slots, wanted = self._slots[level], codes if todo is None else codes[todo]
             slot = (wanted * np.uint64(multiplier) >> np.uint64(64 - SLOT_BITS)).view(np.int64)
-            found = slots[slot]
-            ids[todo] = slot + (level << SLOT_BITS)  # right where found is wanted; a later level overwrites the others
+            if todo is None:
+                ids = slot
+            else:
+                ids[todo] = slot + (level << SLOT_BITS)  # where it is wrong, a later level overwrites it
+            found = slots.take(slot)
             missed = np.flatnonzero(found != wanted)
             vacant = missed[found[missed] == 0]
             if len(vacant):
                 slots[slot[vacant]] = wanted[vacant]  # of codes that meet here one stays, the others go on
                 self._num_slots += len(vacant)
                 missed = missed[slots[slot[missed]] != wanted[missed]]
-            if not len(missed):
+            todo = missed if todo is None else todo[missed]
+            if not len(todo):
                 return ids
-            todo, wanted = todo[missed], wanted[missed]
+        assert todo is not None
         for place in todo.tolist():
             ids[place] = self._stragglers.setdefault(int(codes[place]), len(self._stragglers)) + (LEVELS << SLOT_BITS)
-        if len(self._stragglers) > VOCABULARY - SURROGATES - (LEVELS << SLOT_BITS):
+        if len(self._stragglers) > VOCABULARY - FIRST_TOKEN - (LEVELS << SLOT_BITS):
             self._start()
             raise InputError("the texts have more distinct words than can be told apart at a time")
         return ids
@@ -206,8 +218,11 @@ def chunked_strings(texts: TokenTexts, pairs: Pairs) -> Iterator[tuple[int, int,
     """
     sizes = sizes_of(pairs.texts)
     for start, end in cut(sizes[pairs.response] + sizes[pairs.reference], CHUNK_CHARS):
-        left, right = pairs.response[start:end], pairs.reference[start:end]
-        used, place = np.unique(np.concatenate([left, right]), return_inverse=True)
-        strings = texts.encode([pairs.texts[text] for text in used.tolist()])
-        both = [strings[text] for text in place.tolist()]
-        yield start, end, both[: len(left)], both[len(left) :]
+        sides = [pairs.response[start:end], pairs.reference[start:end]]
+        used = pairs.texts
+        if end - start < len(pairs.response):
+            numbers, place = np.unique(np.concatenate(sides), return_inverse=True)
+            used, sides = [pairs.texts[text] for text in numbers.tolist()], np.split(place, [end - start])
+        strings = texts.encode(used)
+        left, right = ([strings[text] for text in side.tolist()] for side in sides)
+        yield start, end, left, right

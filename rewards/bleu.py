@@ -24,6 +24,7 @@ from instructrec_rl.tokens import (
     Tokeniser,
     TokenTexts,
     by_character,
+    spans_of,
 )
 
 SMOOTH_VALUES = {"exp": 0.0, "floor": 0.1, "add-k": 1.0, "none": 0.0}
@@ -81,14 +82,18 @@ class Reward:
 
     def __init__(self, config: Config, context: RewardContext):
         self.config = config
-        self.texts = TokenTexts(Tokeniser(_is_plain, _marks, self._words))
+        self.texts = TokenTexts(Tokeniser(_is_plain, _spans, self._words))
 
     def _words(self, text: str) -> list[str]:
         return tokens_13a(text, by_character(text, self.config.lang))
 
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,), each over all references of its row."""
-        scores = np.empty(len(batch))
+        return self.score_with_statistics(batch)[0]
+
+    def score_with_statistics(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (B,), and of each row (B, 2 N + 2) its matches and totals of N orders, length and closest length."""
+        found = np.empty((2 * self.config.max_order + 2, len(batch)))
         sizes = np.fromiter(
             (len(a) + sum(map(len, refs)) for a, refs in zip(batch.responses, batch.references)), np.int64, len(batch)
         )
@@ -96,11 +101,15 @@ class Reward:
             raise InputError(f"row {list(map(bool, batch.references)).index(False)} has no references to compare with")
         for start, end in cut(sizes, CHUNK_CHARS):
             groups = [(a, *refs) for a, refs in zip(batch.responses[start:end], batch.references[start:end])]
-            scores[start:end] = self._scores(groups)
-        return scores
+            found[:, start:end] = self._counts(groups)
+        return self._bleu(found, self.config.effective_order), found.T
 
-    def _scores(self, groups: list[tuple[str, ...]]) -> np.ndarray:
-        """BLEU (B,) of groups of a response and its references."""
+    def corpus(self, sums: np.ndarray) -> float:
+        """sacrebleu's `BLEU().corpus_score` over 100, no order left out, from statistics summed over the rows."""
+        return float(self._bleu(sums[:, None], effective_order=False)[0])
+
+    def _counts(self, groups: list[tuple[str, ...]]) -> np.ndarray:
+        """The statistics (2 N + 2, B) of groups of a response and its references."""
         flat = [text for group in groups for text in group]
         if self.config.lowercase:
             flat = list(map(str.lower, flat))
@@ -118,18 +127,19 @@ class Reward:
         else:
             grouped = [tuple(found[at : at + num]) for at, num in zip(starts.tolist(), members.tolist())]
             closest = _closest(size, lengths, starts, members)
-        matches = shared_ngrams(grouped, range(1, self.config.max_order + 1))
-        return self._bleu(matches, size, closest)
+        orders = range(1, self.config.max_order + 1)
+        totals = [np.maximum(size - order + 1, 0) for order in orders]
+        return np.vstack([shared_ngrams(grouped, orders), *totals, size, closest])
 
-    def _bleu(self, matches: np.ndarray, size: np.ndarray, closest: np.ndarray) -> np.ndarray:
-        """BLEU (B,) of clipped matches (N, B), the response's length (B,) and the closest reference's (B,)."""
+    def _bleu(self, statistics: np.ndarray, effective_order: bool) -> np.ndarray:
+        """BLEU (B,) of clipped matches (N, B), totals (N, B), the response's length and the closest reference's."""
+        matches, totals, (size, closest) = np.split(statistics, [self.config.max_order, 2 * self.config.max_order])
         smooth, given = self.config.smooth, self.config.smooth_value
         value = SMOOTH_VALUES[smooth] if given is None else given
         any_match = matches.any(axis=0)
         total_log, order, halvings = np.zeros(len(size)), np.zeros(len(size)), np.ones(len(size))
         going = np.ones(len(size), dtype=bool)
-        for n, correct in enumerate(matches, 1):
-            total = np.maximum(size - n + 1, 0).astype(np.float64)
+        for n, (correct, total) in enumerate(zip(matches, totals), 1):
             if smooth == "add-k" and n > 1:
                 correct, total = correct + value, total + value
             going &= total > 0
@@ -139,7 +149,7 @@ class Reward:
             precision = np.where(none, least, correct) / np.where(going, total, 1)
             with np.errstate(divide="ignore"):
                 logs = np.log(100 * precision)
-            counted = going if self.config.effective_order else np.ones_like(going)
+            counted = going if effective_order else np.ones_like(going)
             total_log += np.where(counted, np.where(going, logs, -np.inf), 0)
             order += counted
         short = size < closest
@@ -173,7 +183,7 @@ def tokens_13a(text: str, by_characters: bool) -> list[str]:
     return text.split()
 
 
-def _marks(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
+def _spans(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
     """13a for ASCII with no two points together: a symbol stands alone, a point unless between digits, and a dash
     after a digit.
     """
@@ -188,4 +198,4 @@ def _marks(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
     begins = alone.copy()
     begins[1:] |= alone[:-1] | ~inside[:-1]
     begins &= inside
-    return data, inside, begins
+    return data, *spans_of(inside, begins)

@@ -14,7 +14,7 @@ from instructrec_rl.core import Batch
 from instructrec_rl.ngrams import cut, shared_ngrams, sizes_of, token_array
 from instructrec_rl.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import distinct_pairs
+from instructrec_rl.text_pairs import Pairs, distinct_pairs
 
 PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 SLICE_CHARS = 1 << 16  # counted at a time: arrays stay in the cache
@@ -42,11 +42,27 @@ class Reward:
 
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,): each distinct pair of texts is scored once."""
+        return self.score_with_statistics(batch)[0]
+
+    def score_with_statistics(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (B,), and of each row the counts (B, 3 N) of N orders with its first best reference."""
         pairs = distinct_pairs(batch)
+        counts = self._pair_counts(pairs)
+        values = self._f_score(counts)
+        counts[0] *= counts[1] > 0  # in a corpus sacrebleu leaves out orders that the reference has none of
+        best = counts[:, :, pairs.first_best(values)]
+        return pairs.over_references(values, self.config.multi), best.reshape(-1, len(batch)).T
+
+    def corpus(self, sums: np.ndarray) -> float:
+        """sacrebleu's `CHRF().corpus_score` over 100, from statistics summed over the rows."""
+        return float(self._f_score(sums.reshape(3, -1, 1))[0])
+
+    def _pair_counts(self, pairs: Pairs) -> np.ndarray:
+        """Counts (3, N, P) of n-grams of the distinct pairs: the response's, the reference's, the shared."""
         given = list(map(str.lower, pairs.texts)) if self.config.lowercase else pairs.texts
         texts = given if self.config.whitespace else ["".join(text.split()) for text in given]
         words = list(map(words_of, given)) if self.config.word_order else []
-        values = np.empty(len(pairs.response))
+        found = np.empty((3, self.config.char_order + self.config.word_order, len(pairs.response)))
         sizes = sizes_of(texts)
         for start, end in cut(sizes[pairs.response] + sizes[pairs.reference], SLICE_CHARS):
             chosen = pairs.response[start:end], pairs.reference[start:end]
@@ -56,8 +72,8 @@ class Reward:
             if words:
                 sides = [[words[text] for text in side.tolist()] for side in chosen]
                 counts.append(self._words(*sides))
-            values[start:end] = self._f_score(np.concatenate(counts, axis=1))
-        return pairs.over_references(values, self.config.multi)
+            found[:, :, start:end] = np.concatenate(counts, axis=1)
+        return found
 
     def _words(self, left: list[list[str]], right: list[list[str]]) -> np.ndarray:
         """Counts (3, word_order, P) of word n-grams: the response's, the reference's, the shared."""

@@ -115,7 +115,7 @@ def _load_metric(config: Config) -> Any:
 
 def _takes_lists(metric: Any) -> bool:
     """Whether the metric takes a list of references a row."""
-    from datasets import Value  # type: ignore[import-untyped]
+    from datasets import Value
 
     choices = metric.features if isinstance(metric.features, list) else [metric.features]
     return any(not isinstance(one["references"], Value) for one in choices)

@@ -7,9 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from instructrec_rl.core import Batch, InputError, nearest
+from instructrec_rl.core import Batch, InputError
 from instructrec_rl.options import option
-from instructrec_rl.reward_parts import MASKED, Parts, on_error_option
+from instructrec_rl.reward_parts import (
+    MASKED,
+    Composed,
+    Parts,
+    on_error_option,
+    refuse_other_options,
+)
 from instructrec_rl.rewards import RewardContext
 
 
@@ -25,13 +31,10 @@ class Config:
     on_error: str = on_error_option()
 
     def __post_init__(self) -> None:
-        for name in self.options:
-            if name not in (self.gate, self.then):
-                hint = nearest(name, (self.gate, self.then))
-                raise InputError(f'options for "{name}", which is neither gate nor then.{hint}')
+        refuse_other_options(self.options, (self.gate, self.then))
 
 
-class Reward:
+class Reward(Composed):
     """then(x) where gate(x) >= threshold, else the floor."""
 
     def __init__(self, config: Config, context: RewardContext):
@@ -40,24 +43,6 @@ class Reward:
         self.config = config
         names = list(dict.fromkeys((config.gate, config.then)))
         self._parts = Parts(names, config.options, config.on_error, context)
-
-    @property
-    def version(self) -> str:
-        """The versions of the parts that have one."""
-        return self._parts.version
-
-    @property
-    def masked(self) -> dict[str, int]:
-        """How many rows of each part were masked so far."""
-        return self._parts.masked
-
-    def at(self, step: int) -> None:
-        """Tell the parts how many steps of training are done."""
-        self._parts.at(step)
-
-    def score(self, batch: Batch) -> np.ndarray:
-        """Scores (B,)."""
-        return self.combine(self.parts(batch))
 
     def parts(self, batch: Batch) -> dict[str, np.ndarray]:
         """The scores (B,) of gate and then; a masked one shows the other's, which then decides alone."""

@@ -29,6 +29,7 @@ from instructrec_rl.tokens import (
     chunked_strings,
     porter,
     spaced,
+    spans_of,
 )
 
 WORDS = regex.compile(r"\w+|[^\w\s]+")
@@ -59,7 +60,7 @@ class Reward:
     def __init__(self, config: Config, context: RewardContext):
         self.config = config
         plain: Callable[[str], bool] = str.isascii
-        self.texts = TokenTexts(Tokeniser(plain, _marks, lambda text: _words(text, config.lang)), porter())
+        self.texts = TokenTexts(Tokeniser(plain, _spans, lambda text: _words(text, config.lang)), porter())
         self.wordnet = None if config.wordnet is None else _wordnet(config.wordnet)
 
     def score(self, batch: Batch) -> np.ndarray:
@@ -143,13 +144,13 @@ def _match(form: np.ndarray, owner: np.ndarray, places: np.ndarray, num: int) ->
     return ours, theirs
 
 
-def _marks(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
+def _spans(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
     """wordpunct_tokenize for ASCII: runs of letters, digits and _, and runs of other marks; lower-cased."""
     kinds = np.frombuffer(data.translate(CLASSES), np.uint8)
     inside = kinds != SPACE
     begins = inside.copy()
     begins[1:] &= kinds[1:] != kinds[:-1]
-    return data.translate(LOWERED), inside, begins
+    return data.translate(LOWERED), *spans_of(inside, begins)
 
 
 def _words(text: str, lang: str) -> list[str]:

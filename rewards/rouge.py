@@ -39,7 +39,7 @@ VARIANTS = {
     "mean": ("rouge1", "rouge2", "rougeL"),
 }
 KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
-TOKEN_BYTES = bytes(byte if byte in KEPT else 0 for byte in bytes(range(256)).lower())
+TOKEN_BYTES = bytes(byte if byte in KEPT else ord(" ") for byte in bytes(range(256)).lower())
 WORDS = re.compile(f"[a-z0-9]+|[{CHARACTERS}]")
 
 
@@ -60,7 +60,7 @@ class Reward:
 
     def __init__(self, config: Config, context: RewardContext):
         self.config, self.variants = config, VARIANTS[config.variant]
-        tokeniser = Tokeniser(lambda text: not by_character(text, config.lang), _marks, _words)
+        tokeniser = Tokeniser(lambda text: not by_character(text, config.lang), _spans, _words)
         self.texts = TokenTexts(tokeniser, _stem() if config.stemmer else None, replace=True)
 
     def score(self, batch: Batch) -> np.ndarray:
@@ -107,13 +107,12 @@ def _stem() -> Callable[[str], str]:
     return lambda word: stem(word) if len(word) > 3 else word
 
 
-def _marks(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
+def _spans(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
     """rouge_score's tokens: lower-case the text, make all but a-z and 0-9 a blank, split."""
     data = data.translate(TOKEN_BYTES)
-    inside = np.frombuffer(data, np.uint8) != 0
-    begins = inside.copy()
-    begins[1:] &= ~inside[:-1]
-    return data, inside, begins
+    inside = np.frombuffer(data, np.uint8) != ord(" ")
+    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1  # no two tokens touch, so in and out take turns
+    return data, edges[::2].copy(), edges[1::2].copy()
 
 
 def _words(text: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from instructrec_rl.core import Batch, InputError, nearest
-from instructrec_rl.reward_parts import Parts, on_error_option, weighted_mean
+from instructrec_rl.core import InputError
+from instructrec_rl.reward_parts import Parts, WeightedMean, on_error_option, refuse_other_options
 from instructrec_rl.rewards import RewardContext
 
 STAGES = 100  # the weights move in this many steps from the first point to the last: each one drops cached scores
@@ -39,12 +39,10 @@ class Config:
             steps = [point[0] for point in points]
             if any(after <= before for before, after in pairwise(steps)):
                 raise ValueError(f"parts.{name}: steps must rise, got {steps}")
-        for name in self.options:
-            if name not in self.parts:
-                raise InputError(f'options for "{name}", which is not among the parts.{nearest(name, self.parts)}')
+        refuse_other_options(self.options, self.parts)
 
 
-class Reward:
+class Reward(WeightedMean):
     """sum_i w_i(t) r_i / sum_i w_i(t) at step t, 0 until `at` is called. `weights` are the current ones, sum 1."""
 
     def __init__(self, config: Config, context: RewardContext):
@@ -66,11 +64,6 @@ class Reward:
         weights = ",".join(f"{name}:{weight:.6g}" for name, weight in self.weights.items())
         return f"{weights};{self._parts.version}" if self._parts.version else weights
 
-    @property
-    def masked(self) -> dict[str, int]:
-        """How many rows of each part were masked so far."""
-        return self._parts.masked
-
     def at(self, step: int) -> None:
         """Set the weights of a step of training. Any order: a resumed run calls it with its own step."""
         first, last = self._steps[0], self._steps[-1]
@@ -82,15 +75,3 @@ class Reward:
 
     def _raw(self, step: float) -> dict[str, float]:
         return {name: float(np.interp(step, points[:, 0], points[:, 1])) for name, points in self._points.items()}
-
-    def score(self, batch: Batch) -> np.ndarray:
-        """Scores (B,) under the current weights."""
-        return self.combine(self.parts(batch))
-
-    def parts(self, batch: Batch) -> dict[str, np.ndarray]:
-        """The scores (B,) of each part, before its weight, and with on_error=mask where it is masked."""
-        return self._parts.weighted(batch, self.weights)
-
-    def combine(self, parts: dict[str, np.ndarray]) -> np.ndarray:
-        """The weighted mean (B,) of parts' scores."""
-        return weighted_mean(self.weights, parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sacrebleu.metrics import BLEU
 
 from instructrec_rl import as_metric, load_reward
 from instructrec_rl.core import InputError
@@ -40,6 +41,14 @@ def test_references_may_be_texts() -> None:
     metric = as_metric("rouge")
     assert metric.compute(predictions=["a b", "c"], references=["a b", "d"]) == {"rouge": 0.5}
     assert metric.compute(predictions=["a b"], references=[["c", "a b"]]) == {"rouge": 1.0}
+
+
+def test_a_metric_of_corpora_gives_its_corpus_score_too() -> None:
+    predictions, references = ["the pizza of the day", "a"], ["the pizza of a day", "a b"]
+    found = as_metric("bleu").compute(predictions=predictions, references=references)
+    assert found["bleu/corpus"] == pytest.approx(BLEU().corpus_score(predictions, [references]).score / 100, abs=1e-12)
+    scores = load_reward("bleu").score([""] * 2, predictions, [[text] for text in references])
+    assert found["bleu"] == scores.mean() != found["bleu/corpus"]
 
 
 def test_parts_are_results_too() -> None:

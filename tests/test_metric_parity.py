@@ -18,7 +18,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from instructrec_rl import load_reward, ngrams, tokens
-from instructrec_rl.core import InputError
+from instructrec_rl.core import Batch, InputError
+from instructrec_rl.rewards import Reward
 
 logging.getLogger("sacrebleu").setLevel(logging.ERROR)  # it advises effective order in every call
 
@@ -58,6 +59,23 @@ ADVERSARIAL = [
     "где пицца где абв, Где",
     "word " * 60,
     "\"quoted\" (word) [x] {y} ~ ` ^ word! ?word 'it's'",
+    "🏳️‍🌈 🇨🇳🇺🇸 1️⃣ 👍🏽👍 pizza🍕",
+    "اطلب ٢ بيتزا، ٣٫٥ و ١٬٠٠٠",
+    "بيتزا 2 ۲ २",
+    "ﬃ ﬄ ﬆ ĳ œuvre ffi ffl",
+    "&nbsp;a&#39;b &#x1F355; &copy &amp;amp;quot; &LT;",
+    '&quot;a&quot; "a" &amp &amp; &',
+    "e\u0301 é ẹ\u0301 Z\u0351\u036b\u0343a\u0325\u0363l\u0327g\u0301o",
+    "o\u0308ffnen öffnen O\u0308FFNEN",
+    "한국어 피자 \u1112\u1161\u11ab\u1100\u116e\u11a8",
+    "พิซซ่า อร่อย พิซซ่า",
+    "עברית \u200fפיצה\u200e pizza",
+    "zero\u200bwidth\u200djoin\ufeff soft\u00adhyphen zerowidth",
+    "ａ，ｂ。「披萨」、！？ 披萨！",
+    "𝒫𝒾𝓏𝓏𝒶 𠮷野家 𠮷",
+    "C++ c# .NET e-mail@x.org http://a.b/c?d=e&f=g 10:30",
+    "a\tb\u3000c  d \u2003e\r\nf",
+    "-1 +2 1e5 1/2 50% ½ ² ①",
 ]
 LONG = ["x" * 10_000, "word " * 2_000, "披萨" * 1_000, " ".join(str(k * 7 % 700) for k in range(2_000))]
 WORDS = [
@@ -156,10 +174,14 @@ CASES: dict[str, tuple[str, dict[str, Any], Reference, float]] = {
 }
 
 
+def loaded(name: str, options: dict[str, Any]) -> Reward:
+    in_english = {} if name in ("chrf", "fuzzy") else {"lang": "en"}
+    return load_reward(name, **options, **in_english)
+
+
 def compare(case: str, rows: Sequence[Row]) -> None:
     name, options, reference, tolerance = CASES[case]
-    in_english = {} if name in ("chrf", "fuzzy") else {"lang": "en"}
-    reward = load_reward(name, **options, **in_english)
+    reward = loaded(name, options)
     ours = reward.score([""] * len(rows), [row[0] for row in rows], [row[1] for row in rows])
     theirs = np.array([reference(*row) for row in rows])
     worst = int(np.abs(ours - theirs).argmax())
@@ -185,14 +207,83 @@ def random_rows(count: int, seed: int, longest: int = 14) -> list[Row]:
     return rows
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_equals_the_reference_on_adversarial_pairs(case: str) -> None:
+def adversarial_rows() -> list[Row]:
+    """Every text against every other, then each against several."""
     rng = random.Random(1)
     rows = [(a, [b]) for a in ADVERSARIAL for b in ADVERSARIAL]
-    rows += [(a, rng.choices(ADVERSARIAL, k=rng.randint(2, 6))) for a in ADVERSARIAL for _ in range(5)]
+    return rows + [(a, rng.choices(ADVERSARIAL, k=rng.randint(2, 6))) for a in ADVERSARIAL for _ in range(5)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_reference_on_two_thousand_adversarial_pairs(case: str) -> None:
+    rows = adversarial_rows()
+    assert len(rows) > 2000
     compare(case, rows)
-    if case not in ("ter", "ter normalized", "fuzzy") and "rouge" not in case:  # the references take minutes
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_reference_on_ten_thousand_characters(case: str) -> None:
+    short = ADVERSARIAL[2:30:4]
+    compare(case, [(a, [b]) for a in LONG for b in short] + [(b, [a, b[::-1]]) for a in LONG for b in short])
+    if case not in ("ter", "ter normalized", "fuzzy") and "rouge" not in case:  # there the references take minutes
         compare(case, [(a, [b, ADVERSARIAL[4]]) for a in LONG for b in LONG])
+
+
+CORPORA: dict[str, tuple[Any, float]] = {
+    "bleu": (BLEU(), 1e-12),
+    "bleu floor": (BLEU(smooth_method="floor"), 1e-12),
+    "bleu add-k": (BLEU(smooth_method="add-k", smooth_value=0.5), 1e-12),
+    "bleu none": (BLEU(smooth_method="none", lowercase=True), 1e-12),
+    "bleu-2": (BLEU(max_ngram_order=2), 1e-12),
+    "chrF": (CHRF(), 1e-12),
+    "chrF++": (CHRF(word_order=2), 1e-12),
+    "chrF3": (CHRF(char_order=4, beta=3, lowercase=True, whitespace=True), 1e-12),
+    "ter": (TER(), 1e-9),
+    "ter normalized": (TER(normalized=True, no_punct=True, case_sensitive=True), 1e-9),
+}
+
+
+def compare_corpus(case: str, rows: Sequence[Row]) -> None:
+    """In two chunks, as `instructrec-rl score` reads them; sacrebleu takes the k-th references of all rows together."""
+    (name, options, _, _), (metric, tolerance) = CASES[case], CORPORA[case]
+    streams = [[row[1][k] if k < len(row[1]) else None for row in rows] for k in range(max(len(r[1]) for r in rows))]
+    theirs = metric.corpus_score([row[0] for row in rows], streams).score / 100
+    theirs = max(0.0, 1 - theirs) if name == "ter" else theirs
+    reward, half = loaded(name, options), len(rows) // 2
+    sums = 0.0
+    for part in filter(None, (rows[:half], rows[half:])):
+        batch = Batch([""] * len(part), [row[0] for row in part], [row[1] for row in part])
+        scores, statistics = reward.score_with_statistics(batch)
+        assert scores.tolist() == reward.score_batch(batch).tolist()
+        sums = sums + statistics.sum(axis=0)
+    assert abs(reward.corpus_score(sums) - theirs) <= tolerance, (case, theirs)
+
+
+@pytest.mark.parametrize("case", CORPORA)
+def test_corpus_score_equals_sacrebleus(case: str) -> None:
+    compare_corpus(case, adversarial_rows())
+    compare_corpus(case, random_rows(500, seed=8))
+    for seed in range(20):  # corpora of a row or two, where smoothing and lengths matter
+        compare_corpus(case, random_rows(1 + seed % 2, seed=seed, longest=8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CORPORA)
+def test_corpus_score_equals_sacrebleus_on_fifty_thousand_pairs(case: str) -> None:
+    compare_corpus(case, random_rows(26_000, seed=11, longest=10))
+
+
+def test_ter_finds_sacrebleus_edits_with_shifts_and_beyond_its_beam() -> None:
+    rng = random.Random(4)
+    rows: list[Row] = []
+    for _ in range(80):
+        longest, vocabulary = rng.choice([(6, 3), (12, 5), (12, 40), (40, 12), (60, 200)])
+        reference = [str(rng.randrange(vocabulary)) for _ in range(rng.randint(0, longest))]
+        at, to = sorted(rng.randrange(len(reference) + 1) for _ in range(2))
+        response = reference[to:] + reference[:at] + [word for word in reference[at:to] if rng.random() < 0.8]
+        other = [str(rng.randrange(vocabulary)) for _ in range(rng.randint(0, longest))]
+        rows += [(" ".join(response), [" ".join(reference)]), (" ".join(other), [" ".join(reference)])]
+    compare("ter", rows)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -219,8 +310,10 @@ texts = st.one_of(st.text(max_size=30), st.text(alphabet="aB1 .,-$&;\né披ナ",
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=6))
 def test_equals_the_references_on_any_text(rows: list[Row]) -> None:
-    for case in ("bleu", "chrF", "chrF++", "meteor", "fuzzy", "rougeLsum stemmed"):
+    for case in ("bleu", "chrF", "chrF++", "meteor", "fuzzy", "ter", "rougeLsum stemmed"):
         compare(case, rows)
+    for case in ("bleu", "chrF", "chrF++", "ter"):
+        compare_corpus(case, rows)
 
 
 @pytest.mark.parametrize("case", ["bleu", "chrF++", "meteor", "rouge2 stemmed"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import random
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 from instructrec_rl import load_reward
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.encoder import TokenStates, load_encoder
+from instructrec_rl.encoder import EncoderConfig, TokenStates, load_encoder
 from instructrec_rl.json_schema import check_schema, fits
 from instructrec_rl.rewards import RewardError
 from tests.conftest import SHARED
@@ -295,6 +297,41 @@ def test_similarity_names_the_row_that_it_cannot_read(variant: str) -> None:
         lenient.score(["?"], [chinese], [[chinese]])
 
 
+def sentences(count: int) -> list[str]:
+    """Texts of 1 to 40 words, some of them twice."""
+    rng = random.Random(6)
+    words = ["a", "thin", "pizza", "with", "mushrooms", "ham", "no", "cheese", "not", "too", "hot", "twelve"]
+    return [" ".join(rng.choices(words, k=rng.randint(1, 40 if k % 9 else 3))) for k in range(count)]
+
+
+@pytest.mark.parametrize("variant", ["cosine", "greedy"])
+def test_similarity_in_small_batches_changes_nothing(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = sentences(40)
+    whole = score("similarity", texts[:20], [[text, texts[0]] for text in texts[20:]], variant=variant)
+    module = sys.modules[type(load_reward("similarity").scorer).__module__]
+    monkeypatch.setattr(module, "CHUNK_PAIRS", 7)
+    monkeypatch.setattr(module, "CELLS", 3 * 384 * 16)  # one to three pairs a multiplication
+    assert score("similarity", texts[:20], [[text, texts[0]] for text in texts[20:]], variant=variant) == whole
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["cosine", "greedy"])
+def test_similarity_on_a_gpu_is_that_on_the_cpu(variant: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    texts = sentences(400)
+    found = {}
+    for device in ("cpu", "cuda"):
+        encoder = load_encoder(EncoderConfig(device=device, dtype="fp32", cache=str(tmp_path / device)))
+        env = SimpleNamespace(items=[], encoder=encoder)
+        torch.cuda.reset_peak_memory_stats()
+        reward = load_reward("similarity", env=env, variant=variant)
+        found[device] = reward.score(["?"] * 200, texts[:200], [[text] for text in texts[200:]])
+        assert (torch.cuda.max_memory_allocated() > 1 << 20) == (device == "cuda")
+    assert found["cuda"] == pytest.approx(found["cpu"], abs=2e-3)
+
+
 def test_similarity_takes_the_environments_encoder_and_reads_each_text_once() -> None:
     class Counted:
         dim, config, read = 2, SimpleNamespace(device="cpu"), 0
@@ -525,7 +562,7 @@ def test_composed_rewards_from_yaml_without_code(empty: Path) -> None:
         (
             "gated",
             {"gate": "rouge", "then": "rouge", "options": {"rogue": {}}},
-            'options for "rogue", which is neither',
+            'options for "rogue", which is not among the parts',
         ),
         ("weighted", {"parts": {"rouge": 1}, "on_error": "zero"}, "reward.on_error=zero: not one of its values"),
         ("schedule", {}, "reward schedule: at step 0 every weight is 0; an example"),

@@ -34,7 +34,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "format": {"max_words": 30},
     "similarity": {"unreadable": "zero"},
 }
-ELSEWHERE = {"numeric", "evaluate"}  # they need references or a file of their own: tests/test_more_rewards.py
+# They need references or a file of their own, or read none: test_more_rewards.py, test_language_rewards.py
+ELSEWHERE = {"numeric", "evaluate", "sentiment"}
 
 FORMULA_OFF = {"meteor": 0.05}  # 1 - 0.5 / words^3
 

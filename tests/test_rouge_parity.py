@@ -120,7 +120,7 @@ def test_more_distinct_words_than_unicode_has_characters_is_an_error_not_a_score
     module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SLOT_BITS", 2)
-    monkeypatch.setattr(module, "VOCABULARY", module.SURROGATES + (module.LEVELS << 2) + 9)
+    monkeypatch.setattr(module, "VOCABULARY", module.FIRST_TOKEN + (module.LEVELS << 2) + 9)
     reward = load_reward("rouge")
     text = " ".join(f"w{k}" for k in range(100))
     with pytest.raises(InputError, match="more distinct words than can be told apart"):
@@ -128,8 +128,7 @@ def test_more_distinct_words_than_unicode_has_characters_is_an_error_not_a_score
     assert reward.score([""], ["w1"], [["w1"]]).tolist() == [1.0]
 
 
-def test_token_ids_that_are_not_characters_are_skipped() -> None:
-    """60,000 distinct words reach the numbers of Unicode's surrogates, which no string may be cut at."""
+def test_sixty_thousand_distinct_words_are_characters_of_their_own() -> None:
     text = " ".join(f"w{k}" for k in range(60_000))
     scores = load_reward("rouge", variant="rouge1").score(["?"] * 2, [text, text], [[text], ["w1 w59999"]])
     assert scores[0] == 1.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sacrebleu.metrics import BLEU, CHRF, TER
 
 from instructrec_rl import cli, load_reward, score
 from tests.test_run import ROOT, environment
@@ -55,6 +56,23 @@ def test_lines_are_texts_or_objects(
     write(here / "r.jsonl", references)
     code, said, _ = outcome(capsys, "--reward", "rouge", *FILES)
     assert (code, said) == (0, "rouge 0.500000 (4 rows)\n")
+
+
+def test_the_corpus_score_over_all_chunks_is_sacrebleus(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score, "CHUNK_ROWS", 3)
+    responses = [f"the {'good ' * (k % 3)}pizza number {k} of the day" for k in range(10)]
+    references = [[f"the pizza number {k} of a day", f"pizza {k}"] for k in range(10)]
+    write(here / "p.jsonl", responses)
+    write(here / "r.jsonl", references)
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF()), ("ter", TER())):
+        corpus = metric.corpus_score(responses, [list(stream) for stream in zip(*references)]).score / 100
+        code, said, _ = outcome(capsys, "--reward", name, *FILES)
+        assert code == 0
+        assert said.splitlines()[1:] == [f"  corpus {1 - corpus if name == 'ter' else corpus:.6f}"]
+        mean = load_reward(name).score([""] * 10, responses, references).mean()
+        assert said.splitlines()[0] == f"{name} {mean:.6f} (10 rows)"
 
 
 def test_options_out_and_parts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

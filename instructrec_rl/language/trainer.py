@@ -336,7 +336,8 @@ def arguments(config: PPOConfig, folder: Path, seed: int, iterations: int, max_t
         steps_per_generation=minibatches,
         num_generations=config.batch_size,  # any divisor above 1 will do: it is set to ours afterwards
         num_iterations=config.epochs,
-        max_steps=iterations * minibatches * config.epochs,
+        max_steps=(steps := iterations * minibatches * config.epochs),
+        warmup_steps=round(config.warmup * steps),
         learning_rate=config.learning_rate,
         lr_scheduler_type="polynomial",
         lr_scheduler_kwargs={"lr_end": 0.1 * config.learning_rate, "power": 1.0},
