@@ -21,7 +21,7 @@ from whole_runs import Result, finished, interval
 
 SPLITS = ("iid", "frame", "combo", "phrase", "both", "cold")
 REGULAR = ("iid", "frame", "combo")
-LONG = ["reward=constraints"]
+LONG = ["reward=constraints", "algo.interactions=60000", "algo.eval_every=6000"]
 INPUTS = ["reward=constraints", "algo.interactions=10000"]
 RUNS = {
     "quick": {
@@ -29,8 +29,8 @@ RUNS = {
         "ppo on constraints": ["reward=constraints"],
     },
     "long": {
-        "300 demonstrations": [*LONG, "algo.best_of_n=10"],
-        "no demonstrations": [*LONG, "algo.demos=0", "algo.best_of_n=14"],
+        "300 demonstrations": [*LONG, "algo.best_of_n=6"],
+        "no demonstrations": [*LONG, "algo.demos=0", "algo.best_of_n=8"],
     },
     "inputs": {name: [*INPUTS, f"policy.input={name}"] for name in ("state", "text", "both")},
 }
