@@ -1,4 +1,4 @@
-"""Policies that write: their texts are scored as texts, a text that names no item is not valid, and the report says so."""
+"""Policies that write: their texts are scored as texts, one that names no item is not valid, and the report says so."""
 
 from __future__ import annotations
 
