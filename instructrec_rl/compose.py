@@ -89,15 +89,15 @@ def _with_defaults(choices: dict[str, Setting], settings: list[Setting]) -> dict
     env = choices.get("env", Setting("env", DEFAULT_ENV))
     env_yaml = _known(env, find_envs()) / "env.yaml"
     about = read_yaml(env_yaml)
-    action = next(
-        (s.value for s in reversed(settings) if s.key == "env.action" and s.value), about.get("action", "choose")
-    )
-    algo = about.get("algo") or DEFAULT_ALGO.get(str(action), "dqn")
+    own = str(about.get("action", "choose"))
+    action = next((str(s.value) for s in reversed(settings) if s.key == "env.action" and s.value), own)
+    named = about.get("algo") if action == own else None  # env.yaml's choice is for its own kind of action
+    algo = named or DEFAULT_ALGO.get(action, "dqn")
     reward = about.get("reward") or ("exact_match" if about.get("format") == "intents" else DEFAULT_REWARD)
     return {
         "env": env,
         "reward": Setting("reward", reward, env_yaml if "reward" in about else None),
-        "algo": Setting("algo", algo, env_yaml if "algo" in about else None),
+        "algo": Setting("algo", algo, env_yaml if named else None),
         "encoder": Setting("encoder", "minilm"),
         "policy": Setting("policy", "default"),
         **choices,

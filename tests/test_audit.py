@@ -146,7 +146,7 @@ def test_stuffing_fails_unless_the_policy_only_chooses(
     assert "100 %" in line
     assert line.endswith("not judged")
     assert "too high" not in out
-    code, out, _ = outcome(capsys, "env=toys", "reward=holds", "env.action=generate", "algo=dqn", "--reachable")
+    code, out, _ = outcome(capsys, "env=toys", "reward=holds", "env.action=generate", "--reachable")
     assert code == 1, "where text is written, everything is in reach"
     assert "the policy here chooses items" not in out
 

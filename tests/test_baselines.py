@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrec_rl.config import ALGORITHM_CONFIGS, EnvConfig
+from instructrec_rl.config import ALGORITHM_CONFIGS, LANGUAGE_ALGORITHMS, EnvConfig
 from instructrec_rl.core import InputError
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
@@ -18,7 +18,7 @@ from instructrec_rl.env.states import Asked
 from instructrec_rl.evaluate import Answers, Scorer, play
 from instructrec_rl.run_folder import Recorder
 
-NAMES = [name for name in ALGORITHM_CONFIGS if name not in ("dqn", "reward_model")]
+NAMES = [name for name in ALGORITHM_CONFIGS if name not in ("dqn", "reward_model", *LANGUAGE_ALGORITHMS)]
 LEARN_BY_TRYING = ["linucb", "linear_q"]
 SMALL = {
     "linucb": {"interactions": 3000, "num_envs": 64, "eval_every": 1000, "checkpoint_every": 1000},
