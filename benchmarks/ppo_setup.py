@@ -5,7 +5,6 @@ Nothing here imports TRL, so that the peer's process may use it with another ver
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import re
@@ -27,7 +26,7 @@ from instructrec_rl import load_env
 from instructrec_rl.config import PolicyConfig, PPOConfig
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.evaluate import Scorer, play
-from instructrec_rl.language.models import LanguageModel, load_language_model
+from instructrec_rl.language.models import LanguageModel, load_language_model, own_copy
 from instructrec_rl.language.policy import LanguagePolicy
 from instructrec_rl.language.prompts import write_prompts
 
@@ -65,7 +64,7 @@ def load_start(folder: Path, seed: int) -> Start:
     verbaliser, supervised = (load_file(folder / "checkpoints" / f"stage-{name}.safetensors") for name in STAGES)
     _fill(lm, verbaliser)
     write_prompts(lm, env.asked(np.arange(len(env.examples))))  # the table of states is filled before it is copied
-    reference = dataclasses.replace(lm, model=copy.deepcopy(lm.model).requires_grad_(False))
+    reference = dataclasses.replace(lm, model=own_copy(lm.model).requires_grad_(False))
     _fill(lm, supervised)
     return Start(env, lm, reference)
 
