@@ -21,20 +21,18 @@ from whole_runs import Result, finished, interval
 
 SPLITS = ("iid", "frame", "combo", "phrase", "both", "cold")
 REGULAR = ("iid", "frame", "combo")
-LONG = ["reward=constraints", "algo.interactions=80000", "algo.eval_every=8000"]
+LONG = ["reward=constraints", "algo.interactions=60000", "algo.eval_every=6000"]
+INPUTS = ["reward=constraints", "algo.interactions=10000"]
 RUNS = {
     "quick": {
         "ppo on rouge": ["reward=rouge"],
         "ppo on constraints": ["reward=constraints"],
     },
     "long": {
-        "300 demonstrations": [*LONG, "algo.best_of_n=10"],
-        "no demonstrations": [*LONG, "algo.demos=0", "algo.best_of_n=14"],
+        "300 demonstrations": [*LONG, "algo.best_of_n=6"],
+        "no demonstrations": [*LONG, "algo.demos=0", "algo.best_of_n=8"],
     },
-    "inputs": {
-        "text": ["reward=constraints", "policy.input=text"],
-        "both": ["reward=constraints", "policy.input=both"],
-    },
+    "inputs": {name: [*INPUTS, f"policy.input={name}"] for name in ("state", "text", "both")},
 }
 
 Splits = dict[str, Any]
@@ -94,7 +92,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, help="rewrite the short table between the markers of this page")
     arguments = parser.parse_args()
     jobs = {
-        (group, name, seed): [f"env=pizza_rec algo=ppo seed={seed} baselines=default".split(), options]
+        (group, name, seed): [f"env=pizza_rec algo=ppo seed={seed} baselines=none".split(), options]
         for group in arguments.only
         for seed in arguments.seeds
         for name, options in RUNS[group].items()
@@ -113,8 +111,6 @@ def main() -> None:
         done = dict(zip(jobs, pool.map(do, jobs)))
     for group in arguments.only:
         results = {name: [done[group, name, seed] for seed in arguments.seeds] for name in RUNS[group]}
-        if group == "inputs" and "quick" in arguments.only:
-            results = {"state": [done["quick", "ppo on constraints", seed] for seed in arguments.seeds], **results}
         text = table(results, stages=group == "long")
         print(f"\n{group}\n{text}")
         if arguments.markdown:

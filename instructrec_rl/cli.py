@@ -17,8 +17,10 @@ COMMANDS = {
     "list": ("instructrec_rl.listing", "list envs, rewards, algos or experiments"),
     "new": ("instructrec_rl.new", "make a working environment or reward to start from"),
     "check": ("instructrec_rl.check", "check environments and rewards"),
+    "feedback": ("instructrec_rl.feedback.command", "check, judge, merge, export and import human feedback"),
     "score": ("instructrec_rl.score", "score a file of responses against a file of references"),
     "audit": ("instructrec_rl.audit", "probe a reward before training: does a degenerate answer earn too much?"),
+    "annotate": ("instructrec_rl.annotate", "serve a page where people rate, compare, rank and correct responses"),
     "doctor": ("instructrec_rl.doctor", "versions, device, threads, encoder and cache"),
 }
 DONE, FAULT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130

@@ -95,7 +95,7 @@ class PPOConfig:
     epochs: int = option(1, "passes over an iteration's episodes", low=1)
     samples: int = option(1, "answers to an instruction within an iteration", low=1)
     learning_rate: float = option(5e-4, "AdamW's, falling to a tenth", low=0)
-    warmup: float = option(0.1, "share of the gradient steps over which the learning rate rises", low=0, high=1)
+    warmup: float = option(0.0, "share of the gradient steps over which the learning rate rises", low=0, high=1)
     max_gradient: float = option(1.0, "norm at which gradients are clipped", low=0)
     clip: float = option(0.2, "how far a token's probability ratio may count", low=0)
     kl: float = option(0.1, "coefficient of the KL to the reference, in the reward", low=0)
@@ -209,11 +209,25 @@ class SupervisedConfig(BaselineConfig):
     device: str = field(default="auto", metadata=DEVICE)
 
 
+@dataclass
+class RewardModelConfig(BaselineConfig):
+    """A transformer reward model on feedback, by TRL, and the policy that is greedy on it."""
+
+    model: str = option("", "a model's folder or hub id (default: the packaged MiniLM)")
+    folder: str = option("", "where the feedback lies (default: rewards/ here and in $INSTRUCTREC_PATH)")
+    epochs: int = option(3, "passes over the pairs", low=1)
+    batch_size: int = option(16, "pairs in an update", low=1)
+    learning_rate: float = option(5e-5, "AdamW's, falling linearly to zero", low=1e-9)
+    max_tokens: int = option(256, "of instruction and response together; longer pairs are cut", low=8)
+    device: str = field(default="auto", metadata=DEVICE)
+
+
 ALGORITHM_NOTES = {
     "dqn": "double DQN over the sentence or clause-set state",
     "ppo": "PPO on TRL: a language model that reads the state, with a critic",
     "grpo": "PPO's loss on TRL with group-relative advantages (GRPO), no critic",
     "rloo": "PPO's loss on TRL with leave-one-out advantages (RLOO), no critic",
+    "reward_model": "a transformer reward model on human feedback (TRL), answered greedily",
     "random": "baseline: a uniformly random item",
     "popularity": "baseline: the most frequent best item of the training split",
     "neighbour": "baseline: the nearest item in embedding space",
@@ -233,6 +247,7 @@ ALGORITHM_CONFIGS: dict[str, type] = dict.fromkeys(ALGORITHM_NOTES, BaselineConf
     "linucb": LinUCBConfig,
     "linear_q": LinearQConfig,
     "supervised": SupervisedConfig,
+    "reward_model": RewardModelConfig,
 }
 LANGUAGE_ALGORITHMS = ("ppo", "grpo", "rloo")  # their policy is a language model, which policy=NAME chooses
 POLICIES = {

@@ -241,6 +241,20 @@ def load_encoder(config: EncoderConfig | None = None) -> Encoder:
     return Encoder(config, folder, dtype, device, pooling)
 
 
+def refused(encode: Callable[..., Any], texts: Sequence[str]) -> dict[str, str]:
+    """The texts that the encoder refuses, with its reasons: found by halving, as they are few."""
+    if not texts:
+        return {}
+    try:
+        encode(texts)
+    except InputError as error:
+        if len(texts) == 1:
+            return {texts[0]: error.reason}
+        half = len(texts) // 2
+        return refused(encode, texts[:half]) | refused(encode, texts[half:])
+    return {}
+
+
 def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(f'encoder.{key} is "{value}".{nearest(value, known)}')

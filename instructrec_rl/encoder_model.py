@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +168,9 @@ def load_model(folder: Path, dtype: str, device: str) -> Any:
     """The model, ready to run. Prints nothing, and leaves torch's random stream as it was."""
     import torch
     from transformers import AutoConfig, AutoModel
-    from transformers.utils import logging as chatter
 
-    verbosity, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    chatter.set_verbosity_error()
-    chatter.disable_progress_bar()
     try:
-        with torch.random.fork_rng(devices=[]):  # a layer that the file lacks is drawn at random
+        with quiet(), torch.random.fork_rng(devices=[]):  # a layer that the file lacks is drawn at random
             shape = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             extra = {"add_pooling_layer": False} if shape.model_type in ("bert", "roberta", "xlm-roberta") else {}
             model = AutoModel.from_pretrained(
@@ -184,8 +182,20 @@ def load_model(folder: Path, dtype: str, device: str) -> Any:
             )
     except Exception as error:  # transformers has no common base for "this is not a model I can load"
         raise InputError(f"the model cannot be loaded ({type(error).__name__}: {error})", folder) from error
+    return model.eval().to(device)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """A context in which transformers shows no progress bars and says nothing but errors."""
+    from transformers.utils import logging as chatter
+
+    verbosity, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        yield
     finally:
         chatter.set_verbosity(verbosity)
         if bars:
             chatter.enable_progress_bar()
-    return model.eval().to(device)

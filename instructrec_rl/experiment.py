@@ -54,10 +54,11 @@ def run(config: RunConfig) -> Path:
     started = encoder.num_encoded
     env.states()
     print(f"encoder: {encoder.num_encoded - started:,} texts encoded, the rest from the cache")
-    monitor = _monitor(config, scorer)
     with screen.progress(f"{config.algo.name} on {config.reward.name}", config.algo.interactions) as update:
         validate, score = _validator(env, scorer), _scorer_of_splits(env, scorer)
-        recorder = Recorder(folder, config.seed, validate, update, _tracker(config, folder), monitor, score)
+        recorder = Recorder(folder, config.seed, validate, update, _tracker(config, folder), score=score)
+        env.reward.attach(recorder)  # before anything is scored: a resumed run begins with the feedback it began with
+        recorder.monitor = monitor = _monitor(config, scorer)
         policy = learn(env, config.algo, recorder, config.policy)
     env.reward.at(config.algo.interactions)
     spent = recorder.spent  # of learning, without the baselines and the report

@@ -23,9 +23,17 @@ def search_path() -> list[Path]:
     """
     package = Path(__file__).resolve().parent
     bundle = package / "bundle"
+    return list(dict.fromkeys([*_users_folders(), bundle if bundle.is_dir() else package.parent]))
+
+
+def _users_folders() -> list[Path]:
     named = [Path(p).expanduser() for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p.strip()]
-    folders = [Path.cwd(), *named, bundle if bundle.is_dir() else package.parent]
-    return list(dict.fromkeys(folders))
+    return [Path.cwd(), *named]
+
+
+def feedback_folders() -> list[Path]:
+    """The folders whose *.jsonl, at any depth, are feedback: rewards/ of the search path, without the bundle's."""
+    return list(dict.fromkeys((folder / "rewards").resolve() for folder in _users_folders()))
 
 
 def find_envs() -> dict[str, Path]:

@@ -50,6 +50,11 @@ class Parts:
             if hasattr(part.scorer, "at"):
                 part.scorer.at(step)
 
+    def attach(self, recorder: Any) -> None:
+        """Give the parts the run's recorder."""
+        for part in self.rewards.values():
+            part.attach(recorder)
+
     def score(self, batch: Batch) -> tuple[Scores, Scores]:
         """Scores (B,) of each part and where it is masked, (B,) bool; a masked score is a placeholder to replace.
 
@@ -117,6 +122,10 @@ class Composed(ABC):
     def at(self, step: int) -> None:
         """Tell the parts how many steps of training are done."""
         self._parts.at(step)
+
+    def attach(self, recorder: Any) -> None:
+        """Give the parts the run's recorder."""
+        self._parts.attach(recorder)
 
     def score(self, batch: Batch) -> np.ndarray:
         """Scores (B,)."""

@@ -37,12 +37,13 @@ class RewardContext:
     """What a `class Reward` is given beside its config.
 
     items: the environment's catalog, empty where there is no environment; load: loads another reward in the same
-    context, `load(name, **options) -> Reward`.
+    context, `load(name, **options) -> Reward`; env: the environment's name, "" where there is none.
     """
 
     items: list[Item]
     load: Callable[..., Reward]
     find_encoder: Callable[[], Any] = lambda: None
+    env: str = ""
 
     @functools.cached_property
     def encoder(self) -> Any:
@@ -68,6 +69,11 @@ class Reward:
         """Tell a reward whose weights change over training how many interactions are done."""
         if hasattr(self.scorer, "at"):
             self.scorer.at(step)
+
+    def attach(self, recorder: Any) -> None:
+        """Give a reward that follows something that changes the run's recorder, to keep and log what it saw."""
+        if hasattr(self.scorer, "attach"):
+            self.scorer.attach(recorder)
 
     def score(
         self,
@@ -187,6 +193,7 @@ def _load(name: str, env: Any, options: Mapping[str, Any], outer: tuple[str, ...
         items=[] if env is None else list(env.items),
         load=lambda part, **given: _load(part, env, given, (*outer, name)),
         find_encoder=lambda: getattr(env, "encoder", None),
+        env=getattr(getattr(env, "spec", None), "name", ""),
     )
     resolved = {} if config is None else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     reward = Reward(name, resolved, path, None)

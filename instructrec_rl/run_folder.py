@@ -50,6 +50,7 @@ class Recorder:
         self.best_step: int | None = None  # where the policy that is kept stood, for algorithms that keep the best
         self.stopping = False  # set at Ctrl-C: the loop then writes a checkpoint where its state is whole, and stops
         self.progress, self.tracker, self.monitor = progress, tracker, monitor
+        self.also_log: list[Callable[[], dict[str, float]]] = []  # asked at each line for more to log
         self.checkpoints = folder / "checkpoints"
         self._started = (time.perf_counter(), time.process_time())
         self._before = {"wall_s": 0.0, "cpu_s": 0.0}
@@ -65,8 +66,13 @@ class Recorder:
         """Whether the monitor ends learning: the loop then writes a checkpoint and returns its policy."""
         return self.monitor is not None and self.monitor.stopped
 
-    def log(self, step: int, **metrics: float) -> None:
-        """Append one line to metrics.jsonl: the step (interactions so far), the seconds spent, and the metrics."""
+    def log(self, step: int, **metrics: float | str) -> None:
+        """Append one line to metrics.jsonl: the step (interactions so far), the seconds spent, and the metrics.
+
+        A text (the version of what changed) goes there only, not to the tracker.
+        """
+        for more in self.also_log:
+            metrics |= more()
         spent = {key: round(value, 3) for key, value in self.spent.items()}
         line: dict[str, Any] = {"step": step, **spent, **metrics}
         if self.monitor is not None:
@@ -76,7 +82,7 @@ class Recorder:
         with writing(self.folder):  # made here: an algorithm that logs nothing leaves no folder
             self.folder.mkdir(parents=True, exist_ok=True)
         append_jsonl(self.folder / "metrics.jsonl", line)
-        self.tracker(step, metrics)
+        self.tracker(step, {key: value for key, value in metrics.items() if not isinstance(value, str)})
 
     def stage(self, name: str, policy: Any, interactions: int = 0) -> None:
         """Score the policy as a stage before learning left it, and keep that in the folder."""

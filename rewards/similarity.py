@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.encoder import load_encoder
+from instructrec_rl.encoder import load_encoder, refused
 from instructrec_rl.options import option
 from instructrec_rl.rewards import RewardContext
 from instructrec_rl.text_pairs import Pairs, distinct_pairs
@@ -65,14 +64,14 @@ class Reward:
     def _readable(self, texts: list[str], pairs: Pairs, batch: Batch) -> np.ndarray:
         """Which texts the encoder can read, (T,) bool; encodes them. Raises for those that must be readable."""
         encode = self.encoder.encode if self.config.variant == "cosine" else self.encoder.encode_tokens
-        refused = _refused(encode, texts)
-        for row, (response, references) in enumerate(zip(batch.responses, batch.references) if refused else ()):
+        unreadable = refused(encode, texts)
+        for row, (response, references) in enumerate(zip(batch.responses, batch.references) if unreadable else ()):
             for reference in references:
-                if reference in refused:
-                    raise InputError(f"row {row}: the reference: {refused[reference]}")
-            if response in refused and self.config.unreadable == "raise":
-                raise InputError(f"row {row}: the response: {refused[response]} (or set unreadable=zero)")
-        return np.array([text not in refused for text in texts])
+                if reference in unreadable:
+                    raise InputError(f"row {row}: the reference: {unreadable[reference]}")
+            if response in unreadable and self.config.unreadable == "raise":
+                raise InputError(f"row {row}: the response: {unreadable[response]} (or set unreadable=zero)")
+        return np.array([text not in unreadable for text in texts])
 
     def _cosines(self, texts: list[str], left: np.ndarray, right: np.ndarray, readable: np.ndarray) -> np.ndarray:
         """max(0, cosine) (P,) of pairs of texts given by position."""
@@ -138,17 +137,3 @@ def _f1(cosines: Any, real_x: Any, real_y: Any) -> Any:
     precision = (best_x.sum(1) / real_x.sum(1)).clamp(0.0, 1.0)
     recall = (best_y.sum(1) / real_y.sum(1)).clamp(0.0, 1.0)
     return 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-
-
-def _refused(encode: Callable[..., Any], texts: Sequence[str]) -> dict[str, str]:
-    """The texts that the encoder refuses, with its reasons: found by halving, as they are few."""
-    if not texts:
-        return {}
-    try:
-        encode(texts)
-    except InputError as error:
-        if len(texts) == 1:
-            return {texts[0]: error.reason}
-        half = len(texts) // 2
-        return _refused(encode, texts[:half]) | _refused(encode, texts[half:])
-    return {}

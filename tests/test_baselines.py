@@ -18,7 +18,7 @@ from instructrec_rl.env.states import Asked
 from instructrec_rl.evaluate import Answers, Scorer, play
 from instructrec_rl.run_folder import Recorder
 
-NAMES = [name for name in ALGORITHM_CONFIGS if name != "dqn"]
+NAMES = [name for name in ALGORITHM_CONFIGS if name not in ("dqn", "reward_model")]
 LEARN_BY_TRYING = ["linucb", "linear_q"]
 SMALL = {
     "linucb": {"interactions": 3000, "num_envs": 64, "eval_every": 1000, "checkpoint_every": 1000},

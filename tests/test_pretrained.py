@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from instructrec_rl import load_policy
+from instructrec_rl import load_env, load_policy
 from instructrec_rl.compose import compose
+from instructrec_rl.config import PolicyConfig
 from instructrec_rl.core import InputError
 from instructrec_rl.language import smollm2
+from instructrec_rl.language.models import load_language_model, own_copy
+from instructrec_rl.language.prompts import write_prompts
 from instructrec_rl.language.tokenizer import train_tokenizer
 from tests.conftest import COLOURS, SHAPES
-from tests.test_run import metrics_of, result_of, run_here
+from tests.test_run import metrics_of, read_lines, result_of, run_here
 
 QUICK = (
-    "env=toys", "env.action=generate", "policy=hf", "policy.model=model", "reward=rouge", "baselines=none",
+    "env=toys", "env.action=generate", "policy=hf", "policy.model=model", "reward=fuzzy", "baselines=none",
     "algo.interactions=64", "algo.batch_size=32", "algo.minibatch_size=16", "algo.eval_every=32", "algo.demos=0",
     "algo.critic=separate", "algo.device=cpu",
 )  # fmt: skip
@@ -66,6 +70,11 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
 
 
+def samples_of(run: Path) -> dict[str, str]:
+    """What the policy answered to some instructions at the end of its run."""
+    return {line["instruction"]: line["response"] for line in read_lines(run / "samples.jsonl")}
+
+
 @pytest.mark.parametrize("read", ["state", "text", "both"])
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_model_from_a_folder_is_trained_and_loads_again(home: Path, read: str, lora: bool) -> None:
@@ -91,12 +100,30 @@ def test_a_model_from_a_folder_is_trained_and_loads_again(home: Path, read: str,
 
 def test_training_moves_the_adapters_and_leaves_the_rest(home: Path) -> None:
     assert run_here(*QUICK, "out=run", "policy.lora=true", "policy.input=text", "algo.learning_rate=0.01") == 0
-    model = AutoModelForCausalLM.from_pretrained("run/policy")
-    start = AutoModelForCausalLM.from_pretrained("model")
-    weights = model.state_dict()
-    for name, value in start.state_dict().items():
+    weights = AutoModelForCausalLM.from_pretrained("run/policy").state_dict()
+    for name, value in AutoModelForCausalLM.from_pretrained("model").state_dict().items():
         inside = name.replace(".weight", ".base_layer.weight")
         assert torch.equal(weights.get(inside, weights.get(name)), value)
+    (last,) = (home / "run" / "checkpoints").glob("checkpoint-*/trainable.safetensors")
+    moved = load_file(last)
+    assert all("lora" in name or name.startswith("critic.head") for name in moved)
+    assert all(value.abs().max() > 0 for name, value in moved.items() if "lora_B" in name)  # they begin at zero
+    assert metrics_of(home / "run")[-1]["kl"] > 1e-4  # the reference did not move with them
+
+
+def test_adapters_without_their_model_say_so(home: Path) -> None:
+    assert run_here(*QUICK, "out=run", "policy.lora=true", "policy.input=text") == 0
+    (home / "model").rename(home / "moved")
+    with pytest.raises(InputError, match="model: these adapters were trained on a model that is not there any more"):
+        load_policy("run")
+
+
+def test_a_copy_shares_what_is_frozen() -> None:
+    frozen, trained = torch.nn.Linear(3, 4).requires_grad_(False), torch.nn.Linear(4, 1)
+    copied = own_copy(torch.nn.Sequential(frozen, trained))
+    assert copied[0].weight is frozen.weight
+    assert copied[1].weight is not trained.weight
+    assert torch.equal(copied[1].weight, trained.weight)
 
 
 @pytest.mark.parametrize("algo", ["grpo", "rloo"])
@@ -107,11 +134,6 @@ def test_grpo_and_rloo_take_adapters(home: Path, algo: str) -> None:
 
 
 def test_the_state_stands_where_the_user_speaks(home: Path) -> None:
-    from instructrec_rl import load_env
-    from instructrec_rl.config import PolicyConfig
-    from instructrec_rl.language.models import load_language_model
-    from instructrec_rl.language.prompts import write_prompts
-
     write_model(home / "chat", chat=True)
     env = load_env("toys")
     rows = env.spec.rows("test")[:3]
@@ -138,7 +160,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "no such folder": (lambda home: None, ("policy.model=./mdel",), "policy.model: no such folder"),
     "a target that is not there": (
         lambda home: None,
-        ("policy.lora=true", "policy.lora_targets=q_proj,v_prj"),
+        ("policy.lora=true", "policy.lora_targets='q_proj,v_prj'"),
         'policy.lora_targets: the model has no module "v_prj". Did you mean "v_proj"?',
     ),
     "adapters on the head": (
@@ -240,7 +262,7 @@ def test_smollm2_trains_with_adapters(toys: Callable[..., Path], tmp_path: Path)
     toys()
     options = [option for option in QUICK if not option.startswith(("policy", "algo.batch", "algo.interactions"))]
     options += ["policy=smollm2", "policy.lora=true", "policy.input=both", "algo.interactions=32", "algo.batch_size=16"]
-    assert run_here(*options, "out=run", "policy.dtype=bf16") == 0
+    assert run_here(*options, "out=run") == 0
     recorded = {
         line["instruction"]: line["response"] for line in map(json.loads, (tmp_path / "run" / "samples.jsonl").open())
     }

@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "similarity": {"unreadable": "zero"},
 }
 # They need references or a file of their own, or read none: test_more_rewards.py, test_language_rewards.py
-ELSEWHERE = {"numeric", "evaluate", "sentiment"}
+ELSEWHERE = {"numeric", "evaluate", "sentiment", "human_feedback"}
 
 FORMULA_OFF = {"meteor": 0.05}  # 1 - 0.5 / words^3
 

@@ -82,7 +82,10 @@ def test_it_holds_the_bundle_and_nothing_else(wheel: Path) -> None:
     assert not [p for p in parts if p & {".env", "tests", "runs", "__pycache__", ".git", ".hypothesis", "benchmarks"}]
     assert not [name for name in names if name.endswith((".pyc", ".tmp", ".part"))]
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    code = {p.relative_to(ROOT).as_posix() for p in (ROOT / "instructrec_rl").rglob("*.py")}
+    kinds = (".py", ".css", ".html", ".js", ".svg")
+    found = (ROOT / "instructrec_rl").rglob("*")
+    code = {p.relative_to(ROOT).as_posix() for p in found if p.suffix in kinds}
+    assert "instructrec_rl/annotate/page.html" in code
     assert code <= set(names)
 
 

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from instructrec_rl.core import InputError, nearest
+from instructrec_rl.encoder_model import quiet
 from instructrec_rl.language.state_embedding import install, state_embeddings
 from instructrec_rl.language.tokenizer import train_tokenizer
 
@@ -132,7 +133,7 @@ def _longest(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> int:
 
 def _folder_of(model: str) -> Path | str:
     """A folder that is there, or the id of a model on the hub."""
-    folder = Path(model).expanduser()
+    folder = Path(model).expanduser().resolve()  # whole: adapters remember it, and may be loaded from elsewhere
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError("policy.model: this folder holds no model (no config.json)", folder)
@@ -146,8 +147,11 @@ def _pretrained(env: Environment, config: PolicyConfig, place: Path | str) -> La
     """A causal LM from a folder or the hub, with adapters where they are asked for."""
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, use_safetensors=True, dtype=dtype)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, padding_side="left")
+            model = AutoModelForCausalLM.from_pretrained(
+                place, trust_remote_code=False, use_safetensors=True, dtype=dtype
+            )
     except (OSError, ValueError) as error:  # what transformers raises for what it cannot find or read
         reason = str(error).strip().partition("\n")[0][:160]
         raise InputError(f"policy.model: no causal language model could be loaded: {reason}", place) from error
@@ -160,10 +164,8 @@ def _pretrained(env: Environment, config: PolicyConfig, place: Path | str) -> La
     if config.input != "text":
         install(model.get_base_model() if config.lora else model, env.encoder.dim)
         state_embeddings(model)[0].resemble_tokens()
-        state_embeddings(model)[0].project.requires_grad_(True)
-    answer = config.max_tokens or (
-        _longest(tokenizer, [i.text for i in env.items]) + 2 if env.items else DEFAULT_ANSWER
-    )
+    longest = _longest(tokenizer, [item.text for item in env.items]) + 2 if env.items else DEFAULT_ANSWER
+    answer = config.max_tokens or longest
     return LanguageModel(model, tokenizer, config.input, env.spec.state, answer)
 
 

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from instructrec_rl.core import Item
+from instructrec_rl.core import InputError, Item
+from instructrec_rl.encoder_model import quiet
 from instructrec_rl.env.states import Asked
 from instructrec_rl.files import write_json_atomic
+from instructrec_rl.language import smollm2
 from instructrec_rl.language.choose import ItemTree
 from instructrec_rl.language.generate import complete, left_pad
 from instructrec_rl.language.models import LanguageModel
@@ -72,7 +74,8 @@ class LanguagePolicy:
         base = lm.model.get_base_model() if hasattr(lm.model, "peft_config") else lm.model
         if embeddings:
             base.set_input_embeddings(embeddings[0].tokens)
-        lm.model.save_pretrained(folder)
+        with quiet():
+            lm.model.save_pretrained(folder)
         if embeddings:
             base.set_input_embeddings(embeddings[0])
             projection = {k: v.cpu().contiguous() for k, v in embeddings[0].project.state_dict().items()}
@@ -83,15 +86,35 @@ class LanguagePolicy:
         write_json_atomic(folder / ABOUT, about | {"dim": embeddings[0].dim if embeddings else 0})
 
 
+def _base_of(folder: Path) -> str:
+    """The model below a folder's adapters, or an empty text where it holds no adapters but a whole model.
+
+    SmolLM2 is looked for, and made, in this machine's cache. Raises InputError for another folder that is gone.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        return ""
+    base = str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+    if Path(base).name.startswith(smollm2.FOLDER):
+        return str(smollm2.smollm2_folder())
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise InputError("these adapters were trained on a model that is not there any more", base)
+    return base
+
+
 def load(folder: Path, items: list[Item]) -> LanguagePolicy:
     """Read what `LanguagePolicy.save` wrote. Never fetches, and never runs code of the folder's."""
     about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=dtype)
+    own = {"local_files_only": True, "trust_remote_code": False}
+    base = _base_of(folder)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=dtype, **own)
+        if base:
+            model.load_adapter(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder, **own)
     if about["dim"]:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         install(base, about["dim"])
         state_embeddings(base)[0].project.load_state_dict(load_file(folder / PROJECTION))
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     lm = LanguageModel(model.eval(), tokenizer, about["input"], about["state"], about["max_tokens"])
     return LanguagePolicy(lm, about["decode"], items)

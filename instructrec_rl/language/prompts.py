@@ -59,9 +59,8 @@ def _write_chats(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     """
     here = "\N{OBJECT REPLACEMENT CHARACTER}"
     said = [{"role": "user", "content": here}]
-    opening, found, closing = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True).partition(
-        here
-    )
+    chat = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    opening, found, closing = chat.partition(here)
     if not found:
         raise InputError("policy.model: its chat template leaves out what the user says")
     before = list(tokenizer(opening, add_special_tokens=False)["input_ids"])

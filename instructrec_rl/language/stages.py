@@ -48,6 +48,7 @@ def supervise(
             max_length=None,
             bf16=False,
             gradient_checkpointing=False,
+            ddp_find_unused_parameters=False,
             save_strategy="no",
             logging_strategy="no",
             report_to="none",

@@ -77,7 +77,7 @@ class PolicyTrainer(GRPOTrainer):
         super().__init__(
             model=lm.model,
             reward_funcs=_paid_by_the_environment,
-            args=arguments(config, folder, seed, iterations, lm.max_tokens),
+            args=arguments(config, folder, seed, iterations, lm),
             train_dataset=Dataset.from_dict({"row": order}),
             processing_class=lm.tokenizer,
             callbacks=callbacks,
@@ -328,7 +328,7 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def arguments(config: PPOConfig, folder: Path, seed: int, iterations: int, max_tokens: int) -> GRPOConfig:
+def arguments(config: PPOConfig, folder: Path, seed: int, iterations: int, lm: LanguageModel) -> GRPOConfig:
     """TRL's options for ours."""
     minibatches = config.batch_size // config.minibatch_size
     return GRPOConfig(
@@ -353,7 +353,7 @@ def arguments(config: PPOConfig, folder: Path, seed: int, iterations: int, max_t
         temperature=config.temperature,
         top_p=1.0,
         top_k=0,
-        max_completion_length=max_tokens,
+        max_completion_length=lm.max_tokens,
         shuffle_dataset=False,  # the order is made beforehand, so that a resumed run goes on in it
         disable_dropout=True,
         bf16=config.dtype == "bf16",
@@ -368,5 +368,5 @@ def arguments(config: PPOConfig, folder: Path, seed: int, iterations: int, max_t
         report_to="none",
         disable_tqdm=True,
         seed=seed,
-        use_cpu=config.device == "cpu",
+        use_cpu=lm.model.device.type == "cpu",  # said, not found out: several processes on a CPU are DDP only so
     )

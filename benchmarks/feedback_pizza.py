@@ -1,0 +1,83 @@
+"""The pizza_rec table of docs/feedback.md: a DQN trained on ratings, beside popularity and the true reward.
+
+    python benchmarks/feedback_pizza.py --out DIR [--seeds 0 1 2] [--sizes 500 5000 50000] [--markdown docs/feedback.md]
+
+Eight synthetic annotators (one at random) rate pairs of a training instruction and an item by the hidden share of
+constraints satisfied; the DQN sees nothing but their ratings. Runs that DIR already holds are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from synthetic_annotators import rate
+from tables import markdown_table, write_between_markers
+from whole_runs import Result, finished, interval
+
+from instructrec_rl import load_env
+
+SPLITS = ("iid", "frame", "combo", "cold", "phrase", "both")
+
+
+def write_ratings(path: Path, size: int, seed: int) -> None:
+    """Ratings of `size` distinct pairs, drawn uniformly."""
+    env = load_env("pizza_rec", reward="constraints")
+    rows, menu, rng = env.spec.rows("train"), env.spec.menu("train"), np.random.default_rng(seed)
+    pairs = rng.choice(len(rows) * len(menu), size, replace=False)
+    row, item = rows[pairs // len(menu)], menu[pairs % len(menu)]
+    sample = env.reward_table(rng.choice(rows, 50_000), rng.choice(menu, 50_000))
+    given = rate((env.reward_table(row, item) - sample.mean()) / sample.std(), rng)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as stream:
+        for k in range(size):
+            about = {"kind": "rating", "id": f"{k:06}", "annotator": f"a{given.who[k]}", "env": "pizza_rec"}
+            texts = {"instruction": env.instructions[row[k]], "response": env.items[item[k]].name}
+            stream.write(json.dumps({**about, **texts, "rating": float(given.rating[k])}) + "\n")
+
+
+def main() -> None:
+    """Run what is missing, then print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[500, 5000, 50_000])
+    parser.add_argument("--markdown", type=Path, help="rewrite the table between the markers of this page")
+    arguments = parser.parse_args()
+    runs: dict[str, list[Result]] = {}
+    for size in arguments.sizes:
+        for seed in arguments.seeds:
+            home = (arguments.out / f"ratings-{size}-{seed}").resolve()
+            if not (home / "ratings.jsonl").exists():
+                write_ratings(home / "ratings.jsonl", size, seed)
+            options = ["env=pizza_rec", "reward=human_feedback", f"reward.folder={home}", f"seed={seed}"]
+            runs.setdefault(f"dqn on {size:,} ratings", []).append(
+                finished(arguments.out / f"run-{size}-{seed}", options)
+            )
+    true = [
+        finished(arguments.out / f"true-{s}", ["env=pizza_rec", "reward=constraints", f"seed={s}"])
+        for s in arguments.seeds
+    ]
+    runs["dqn on the true reward"] = true
+    values = {
+        name: {s: [r["splits"][s]["normalized"]["constraints"] for r in found] for s in SPLITS}
+        for name, found in runs.items()
+    }
+    values["popularity"] = {
+        s: [r["baselines"]["popularity"]["splits"][s]["normalized"]["constraints"] for r in true] for s in SPLITS
+    }
+    top = float(np.mean(values["dqn on the true reward"]["iid"]))
+    rows = [
+        [name, *(interval(found[s]) for s in SPLITS), f"{100 * float(np.mean(found['iid'])) / top:.1f} %"]
+        for name, found in values.items()
+    ]
+    text = markdown_table(["constraints, normalised", *SPLITS, "iid, of the true reward's"], rows)
+    print(text)
+    if arguments.markdown:
+        write_between_markers(arguments.markdown, "pizza", text)
+
+
+if __name__ == "__main__":
+    main()

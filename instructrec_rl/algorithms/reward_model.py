@@ -1,0 +1,219 @@
+"""A transformer reward model on human feedback, by TRL's RewardTrainer, and the policy that answers greedily by it.
+
+    loss = -log sigmoid(r(i, better) - r(i, worse))        (Ouyang et al. 2022; Bradley and Terry 1952)
+
+Pairs come from the feedback's preferences, rankings, corrections, and ratings of one instruction by one annotator. A
+tenth of the instructions is held out; accuracy, calibration and the "longer wins" baseline there are logged. It needs
+far more data than the learned reward of `reward=human_feedback`, and a GPU for anything but a small model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from instructrec_rl.core import InputError
+from instructrec_rl.encoder_model import model_folder
+from instructrec_rl.feedback.exports import export_rows
+from instructrec_rl.feedback.store import Store
+from instructrec_rl.feedback.validate import calibration_error, mean_with_interval
+from instructrec_rl.files import write_text_atomic
+from instructrec_rl.item_finder import ItemFinder
+from instructrec_rl.networks import pick_device
+
+if TYPE_CHECKING:
+    from instructrec_rl.config import RewardModelConfig
+    from instructrec_rl.core import Item
+    from instructrec_rl.env.environment import Environment
+    from instructrec_rl.env.states import Asked
+    from instructrec_rl.run_folder import Recorder
+
+MIN_PAIRS = 10
+HELD_OUT = 0.1  # of the instructions
+SCORED_AT_ONCE = 64
+FOLDER, ABOUT = "reward_model", "reward_model.json"
+
+Pair = tuple[str, str, str]  # instruction, better, worse
+
+
+class RewardModelPolicy:
+    """Answers with the item that the reward model scores highest: one forward pass for every item on the menu."""
+
+    def __init__(self, model: Any, tokenizer: Any, items: list[Item], max_tokens: int):
+        self.model, self.tokenizer, self.items, self.max_tokens = model, tokenizer, items, max_tokens
+
+    def score(self, instructions: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """The model's reward (B,), any real numbers, of B responses."""
+        self.model.eval()
+        found = [np.zeros(0, dtype=np.float32)]
+        order = np.argsort([len(a) + len(b) for a, b in zip(instructions, responses)], kind="stable")
+        with torch.inference_mode():
+            for start in range(0, len(order), SCORED_AT_ONCE):
+                part = order[start : start + SCORED_AT_ONCE].tolist()
+                ids = [encode(self.tokenizer, instructions[i], responses[i], self.max_tokens) for i in part]
+                batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.model.device)
+                output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+                found.append(output.logits[:, 0].float().cpu().numpy())
+        scores = np.empty(len(order), dtype=np.float32)
+        scores[order] = np.concatenate(found)
+        return scores
+
+    def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """See `Policy.act`. It ignores earlier turns."""
+        texts = [self.items[item].text for item in menu]
+        scores = [self.score([text] * len(texts), texts) for text in asked.texts]
+        return menu[np.array(scores).reshape(len(asked), len(menu)).argmax(1)]
+
+    def save(self, folder: Path) -> None:
+        """See `Policy.save`: the model and its tokenizer as transformers writes them, safetensors."""
+        self.model.save_pretrained(folder / FOLDER, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder / FOLDER)
+        write_text_atomic(folder / ABOUT, json.dumps({"max_tokens": self.max_tokens}))
+
+
+def load(folder: Path, items: list[Item]) -> RewardModelPolicy:
+    """Read what `save` wrote."""
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    return RewardModelPolicy(*_model(str(folder / FOLDER), fresh=False), items, about["max_tokens"])
+
+
+def encode(tokenizer: Any, instruction: str, response: str, max_tokens: int) -> list[int]:
+    """Token ids of a pair; one that is too long is cut, the longer of the two texts first."""
+    return list(tokenizer(instruction, response, truncation="longest_first", max_length=max_tokens)["input_ids"])
+
+
+def learn(env: Environment, config: RewardModelConfig, recorder: Recorder) -> RewardModelPolicy:
+    """Train on the feedback's pairs. A run that is resumed learns again from the start.
+
+    Raises InputError for fewer than 10 pairs, and for a model that cannot be loaded; KeyboardInterrupt at Ctrl-C.
+    """
+    pairs = _pairs(env, config.folder)
+    rng = np.random.default_rng(recorder.seed)
+    asked = sorted({pair[0] for pair in pairs})
+    held = set(rng.choice(asked, max(1, round(HELD_OUT * len(asked))), replace=False).tolist())
+    train, test = [p for p in pairs if p[0] not in held], [p for p in pairs if p[0] in held]
+    if len(pairs) < MIN_PAIRS or not train:
+        raise InputError(
+            f"algo=reward_model: {len(pairs)} pairs of better and worse responses are too few, at least {MIN_PAIRS} "
+            "are needed; give preferences, rankings, corrections, or ratings of several responses to an instruction"
+        )
+    torch.manual_seed(recorder.seed)  # of the new head
+    model, tokenizer = _model(config.model, fresh=True)
+    device, _ = pick_device(config.device)
+    policy = RewardModelPolicy(model.to(device), tokenizer, env.items, config.max_tokens)
+    _train(policy, train, config, recorder)
+    found = _held_out(policy, test, rng)
+    recorder.log(config.interactions, **found)
+    said = ", ".join(f"{name.removeprefix('held_out/')} {value:.3f}" for name, value in found.items())
+    print(f"reward model: {len(train):,} pairs, {len(test):,} held out: {said}", flush=True)
+    return policy
+
+
+def _pairs(env: Environment, folder: str) -> list[Pair]:
+    store = Store([folder] if folder else None)
+    records = [record for record in store.records if record.env in ("", env.spec.name)]
+    find, texts = ItemFinder(env.items), [item.text for item in env.items]
+
+    def text(response: str) -> str:
+        place = int(find([response])[0])
+        return texts[place] if place >= 0 else response
+
+    rows = export_rows(records, "trl-preference")
+    return [(row["prompt"], text(row["chosen"]), text(row["rejected"])) for row in rows]
+
+
+def _model(name: str, fresh: bool) -> tuple[Any, Any]:
+    """A sequence classifier with one output and its tokenizer, from a folder or the hub; "" is the packaged MiniLM."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # that the head is new is known
+    logging.disable_progress_bar()
+    source = name or str(model_folder("minilm", ""))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, use_safetensors=True, dtype=torch.float32
+        )
+    except Exception as error:  # transformers and the hub's client raise whatever they like
+        reason = str(error).strip().partition("\n")[0][:160]
+        raise InputError(f"algo.model={source}: cannot be loaded ({type(error).__name__}: {reason})") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConfig, recorder: Recorder) -> None:
+    from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import RewardConfig, RewardTrainer
+
+    disable_progress_bar()
+
+    class Follow(TrainerCallback):
+        """The run's progress, log and Ctrl-C."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            recorder.progress(state.global_step, state.max_steps, "")
+            control.should_training_stop = control.should_training_stop or recorder.stopping
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            kept = {key: float(value) for key, value in (logs or {}).items() if key in ("loss", "accuracy", "margin")}
+            if kept:
+                recorder.log(round(config.interactions * state.global_step / max(1, state.max_steps)), **kept)
+
+    rows = {
+        name: [encode(policy.tokenizer, pair[0], pair[side], policy.max_tokens) for pair in pairs]
+        for name, side in (("chosen_ids", 1), ("rejected_ids", 2))
+    }
+    arguments = RewardConfig(
+        output_dir=str(recorder.checkpoints),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=0.01,
+        warmup_steps=0.05,
+        max_length=policy.max_tokens,
+        activation_checkpointing=False,
+        bf16=False,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=max(1, len(pairs) * config.epochs // config.batch_size // 20),
+        disable_tqdm=True,
+        seed=recorder.seed,
+        use_cpu=policy.model.device.type == "cpu",
+        dataloader_pin_memory=policy.model.device.type == "cuda",
+    )
+    trainer = RewardTrainer(
+        model=policy.model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=policy.tokenizer,
+        callbacks=[Follow()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    if recorder.stopping:
+        raise KeyboardInterrupt
+
+
+def _held_out(policy: RewardModelPolicy, pairs: list[Pair], rng: np.random.Generator) -> dict[str, float]:
+    """Accuracy, its interval, calibration, and how often the longer response is the better."""
+    asked, better, worse = ([pair[side] for pair in pairs] for side in range(3))
+    lead = (policy.score(asked, better) - policy.score(asked, worse)).astype(np.float64)
+    longer = np.array([np.sign(len(a) - len(b)) / 2 + 0.5 for a, b in zip(better, worse)])
+    group = np.unique(asked, return_inverse=True)[1]
+    accuracy, half = mean_with_interval(np.sign(lead) / 2 + 0.5, group, rng)
+    return {
+        "held_out/accuracy": accuracy,
+        "held_out/accuracy_interval": half,
+        "held_out/longer_wins": float(longer.mean()),
+        "held_out/ece": calibration_error(1 / (1 + np.exp(-lead))),
+    }

@@ -1,0 +1,87 @@
+"""The learned reward of the answers so far, fitted beside the page so that nobody waits, to choose questions by."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from instructrec_rl.annotate.pool import Pool
+from instructrec_rl.core import InputError, Item
+from instructrec_rl.encoder import Encoder
+from instructrec_rl.feedback.judgements import collect
+from instructrec_rl.feedback.learned import LearnedReward, learn
+from instructrec_rl.feedback.schema import Record
+
+FIRST = 30  # answers before the first fit; until then questions are chosen to cover the pool
+GROWTH = 1.25  # a fit follows when there are so many times as many answers as at the last
+MOST = 5000  # answers that a fit reads, the newest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What the learned reward thinks of each candidate of a pool: `mean` (P, C), its score in [0, 1], and `gain` (P, C)
+    in [0, 1], how much a rating of it would help.
+    """
+
+    mean: np.ndarray
+    gain: np.ndarray
+
+
+class Learner:
+    """Fits in a thread of its own. `belief` is the newest, None before the first."""
+
+    def __init__(self, pool: Pool, encoder: Encoder, env: str, items: Sequence[Item]):
+        self.pool, self.encoder, self.env, self.items = pool, encoder, env, items
+        self.belief: Belief | None = None
+        self._fitted = 0
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def see(self, records: Sequence[Record]) -> None:
+        """Start a fit where there is enough that is new and none is running. Returns at once."""
+        with self._lock:
+            enough = max(FIRST, round(self._fitted * GROWTH))
+            if len(records) < enough or (self._thread is not None and self._thread.is_alive()):
+                return
+            self._fitted = len(records)
+            newest = sorted(records, key=lambda record: (record.ts, record.id))[-MOST:]
+            self._thread = threading.Thread(target=self._fit, args=(newest,), name="learned-reward")
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the fit that is running, if any: the interpreter's end would pull torch from under it."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _fit(self, records: list[Record]) -> None:
+        try:
+            learned = learn(collect(records, self.env, self.items), self.encoder, self.items, interaction="never")
+        except InputError as error:  # questions can be chosen without it
+            log.warning("no learned reward to choose questions by: %s", error)
+            return
+        shape = self.pool.candidates.shape
+        asked = [text for text in self.pool.instructions for _ in range(shape[1])]
+        answers = [self.pool.responses[place] for place in self.pool.candidates.ravel()]
+        mean = learned.predict(asked, answers).score
+        self.belief = Belief(mean.reshape(shape), _gain(learned, asked, answers).reshape(shape))
+
+
+def _gain(learned: LearnedReward, asked: list[str], answers: list[str]) -> np.ndarray:
+    """(B,) in [0, 1], the largest 1: by how much a rating of each pair lowers the mean variance over all the pairs.
+
+    With features x, the posterior covariance S of the coefficients and noise v, a rating of x lowers the variance of z
+    by (z'S x)^2 / (v + x'S x); its mean over z is x'S A S x / (v + x'S x), A the mean of z z' (Cohn, Ghahramani and
+    Jordan 1996, Active learning with statistical models).
+    """
+    ridge = learned.ridge
+    x, _ = learned.features(asked, answers)
+    x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1) * ridge.scales
+    pulled = x @ ridge.covariance
+    gain = ((pulled @ (x.T @ x / len(x))) * pulled).sum(1) / (ridge.noise + (pulled * x).sum(1))
+    return gain / max(float(gain.max()), 1e-12)

@@ -1,0 +1,250 @@
+"""`instructrec-rl feedback check|stats|merge|export|import|schema`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from instructrec_rl.cli import DONE, WRONG_INPUT, Parser
+from instructrec_rl.core import InputError, nearest
+from instructrec_rl.feedback import exports, imports, quality
+from instructrec_rl.feedback.schema import dump, json_schema
+from instructrec_rl.feedback.store import Store
+from instructrec_rl.files import write_text_atomic
+
+ACTIONS = {
+    "check": "read all feedback and name every bad line (exit code 2 where there is one)",
+    "stats": "agreement, annotators, coverage, drift, and how well a reward can be learned from it",
+    "merge": "write what counts into one file",
+    "export": f"write it in another format: {', '.join(exports.FORMATS)}",
+    "import": f"read another format: {', '.join(imports.READERS)}",
+    "schema": "print the JSON Schema of a line",
+}
+EPILOG = "\n".join(
+    [
+        "commands:",
+        *(f"  {name:<7} {about}" for name, about in ACTIONS.items()),
+        "",
+        "Without PATHs, feedback is every *.jsonl under rewards/ here and in $INSTRUCTREC_PATH. Examples:",
+        "  instructrec-rl feedback check",
+        "  instructrec-rl feedback stats --env pizza_rec",
+        "  instructrec-rl feedback export --format trl-preference --out pairs.jsonl",
+        "  instructrec-rl feedback import votes.json --format pandalm --out rewards/feedback/votes.jsonl",
+    ]
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run one of ACTIONS. Raises InputError for wrong arguments."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: instructrec-rl feedback COMMAND [PATH ...]\n\n" + EPILOG)
+        return DONE
+    if argv[0] not in ACTIONS:
+        raise InputError(f'feedback: there is no command "{argv[0]}".{nearest(argv[0], ACTIONS)}')
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "check": _check,
+        "stats": _stats,
+        "merge": _merge,
+        "export": _export,
+        "import": _import,
+        "schema": _schema,
+    }
+    return commands[argv[0]](argv[1:])
+
+
+def _parser(action: str, paths: bool = True) -> Parser:
+    parser = Parser(prog=f"instructrec-rl feedback {action}", description=ACTIONS[action].capitalize() + ".")
+    if paths:
+        parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders (default: rewards/)")
+    return parser
+
+
+def _store(paths: Sequence[Path]) -> Store:
+    for path in paths:
+        if not path.exists():
+            raise InputError("there is no such file or folder", path)
+    return Store(paths or None)
+
+
+def _shown(path: Path) -> str:
+    """A path as one would type it here."""
+    text = os.path.relpath(path)
+    return str(path) if text.startswith("..") else text
+
+
+def _check(argv: list[str]) -> int:
+    store = _store(_parser("check").parse_args(argv).paths)
+    for problem in store.problems:
+        where = f"{_shown(problem.path)}:{problem.line}" if problem.line else _shown(problem.path)
+        print(f"{where}: {problem.reason}", file=sys.stderr)
+    kinds = Counter(record.kind for record in store.records)
+    good = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
+    print(f"{len(store.paths):,} files, {len(store.entries):,} good lines, {len(store.problems):,} bad")
+    print(f"what counts: {good}")
+    if store.num_duplicates:
+        print(f"ids that were there twice: {store.num_duplicates:,}")
+    for path in store.waiting:
+        print(f"{_shown(path)}: the last line has no newline yet; it waits for it")
+    return WRONG_INPUT if store.problems else DONE
+
+
+def _stats(argv: list[str]) -> int:
+    parser = _parser("stats")
+    parser.add_argument("--env", default="", help="an environment: its feedback alone, and coverage of its splits")
+    parser.add_argument("--no-learned", action="store_true", help="leave out what needs the encoder")
+    arguments = parser.parse_args(argv)
+    store = _store(arguments.paths)
+    records = [record for record in store.records if not arguments.env or record.env in ("", arguments.env)]
+    if not records:
+        raise InputError(f"there is no feedback in {', '.join(map(str, store.folders))}")
+    env: Any = None
+    if arguments.env:
+        from instructrec_rl import load_env
+
+        env = load_env(arguments.env)
+    honest: dict[str, float] = {}
+    validated: list[str] = []
+    if not arguments.no_learned:
+        honest, validated = _learned(records, arguments.env, env)
+    ids = {record.id for record in records}
+    entries = [entry for entry in store.entries if entry.record.id in ids]
+    _print_annotators(quality.annotators(entries, honest))
+    for name, alpha in quality.alphas(records).items():
+        print(f"Krippendorff's alpha, {name}: {alpha:.3f}")
+    if env is not None:
+        asked = {split: [env.examples[row].instruction for row in rows] for split, rows in env.splits.items()}
+        found = quality.coverage(records, asked)
+        print("coverage: " + ", ".join(f"{split} {has:,} of {of:,}" for split, (has, of) in found.items()))
+    from instructrec_rl.item_finder import fold
+
+    alike = quality.near_duplicates(records, fold)
+    print(f"duplicates: {store.num_duplicates:,} by id, {alike:,} but for case and white space")
+    print("\n".join(validated))
+    return DONE
+
+
+def _learned(records: Sequence[Any], name: str, env: Any) -> tuple[dict[str, float], list[str]]:
+    """What the learned reward says of each annotator, and how well it does on held-out instructions."""
+    from instructrec_rl.encoder import load_encoder
+    from instructrec_rl.feedback.judgements import collect
+    from instructrec_rl.feedback.learned import MIN_JUDGEMENTS, learn
+    from instructrec_rl.feedback.validate import FOLDS, cross_validate
+
+    items = [] if env is None else env.items
+    judged = collect(records, name, items)
+    if len(judged) < FOLDS * MIN_JUDGEMENTS:
+        return {}, [
+            f"learned reward: {len(judged)} judgements are too few to validate, {FOLDS * MIN_JUDGEMENTS} needed"
+        ]
+    encoder = load_encoder() if env is None else env.encoder
+    fitted = learn(judged, encoder, items, interaction="never")
+    found = cross_validate(judged, lambda part: learn(part, encoder, items))
+    return dict(zip(judged.annotators, fitted.trust.tolist())), found.lines()
+
+
+def _print_annotators(found: Iterable[quality.Annotator]) -> None:
+    header = ["annotator", "records", "ratings", "mean", "deviation", "agreement", "shared", "honest", ""]
+    rows = [header]
+    for one in found:
+        notes = ["likely random"] if one.likely_random else []
+        notes += [f"drift {one.drift:+.2f}"] if one.drift is not None else []
+        figures = [_figure(value) for value in (one.mean, one.deviation, one.agreement)]
+        rows.append(
+            [
+                one.name,
+                f"{one.count:,}",
+                f"{one.ratings:,}",
+                *figures,
+                f"{one.shared:,}",
+                _figure(one.honest),
+                "; ".join(notes),
+            ]
+        )
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None)
+        for place, name in enumerate(header):
+            table.add_column(name, justify="left" if place in (0, len(header) - 1) else "right")
+        for row in rows[1:]:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1])), row[-1]]
+        print("  ".join(cells).rstrip())
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _merge(argv: list[str]) -> int:
+    parser = _parser("merge")
+    parser.add_argument("--out", required=True, type=Path, help="the file to write; it must not be there yet")
+    arguments = parser.parse_args(argv)
+    store = _store(arguments.paths)
+    lines = [dump(record) for record in sorted(store.records, key=lambda record: (record.ts, record.id))]
+    _write(arguments.out, lines)
+    left = len(store.entries) - len(lines)
+    print(f"{arguments.out}: {len(lines):,} records; {left:,} that no longer count and {len(store.problems):,} bad "
+          "lines were left out")  # fmt: skip
+    return DONE
+
+
+def _export(argv: list[str]) -> int:
+    parser = _parser("export")
+    parser.add_argument("--format", required=True, help=", ".join(exports.FORMATS))
+    parser.add_argument("--out", required=True, type=Path, help="the JSONL file to write; it must not be there yet")
+    parser.add_argument("--env", default="", help="the feedback of one environment")
+    arguments = parser.parse_args(argv)
+    _known(arguments.format, exports.FORMATS)
+    records = [r for r in _store(arguments.paths).records if not arguments.env or r.env in ("", arguments.env)]
+    rows = list(exports.export_rows(records, arguments.format))
+    _write(arguments.out, rows)
+    print(f"{arguments.out}: {len(rows):,} rows from {len(records):,} records")
+    return DONE
+
+
+def _import(argv: list[str]) -> int:
+    parser = _parser("import", paths=False)
+    parser.add_argument("file", type=Path, help="a JSON list or JSONL")
+    parser.add_argument("--format", required=True, help=", ".join(imports.READERS))
+    parser.add_argument("--out", required=True, type=Path, help="the feedback file to write; it must not be there yet")
+    parser.add_argument("--env", default="", help="the environment that the feedback is of (default: any)")
+    parser.add_argument("--annotator", default="", help="who, for rows that name no one")
+    arguments = parser.parse_args(argv)
+    _known(arguments.format, imports.READERS)
+    found = imports.read(arguments.file, arguments.format, arguments.env, arguments.annotator)
+    for index, reason in found.broken:
+        print(f"{arguments.file}: row {index}: {reason}", file=sys.stderr)
+    if not found.records:
+        raise InputError(f"not one row could be read as {arguments.format}", arguments.file)
+    _write(arguments.out, [dump(record) for record in found.records])
+    print(f"{arguments.out}: {len(found.records):,} records; {len(found.broken):,} broken rows were left out")
+    return DONE
+
+
+def _schema(argv: list[str]) -> int:
+    _parser("schema", paths=False).parse_args(argv)
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    return DONE
+
+
+def _known(name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        raise InputError(f'--format: there is no format "{name}".{nearest(name, names)}')
+
+
+def _write(path: Path, rows: Sequence[Any]) -> None:
+    if path.exists():
+        raise InputError("is there already; give another file", path)
+    write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
