@@ -112,7 +112,7 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
     config = settings(options.episodes, "separate")
     caption = (
         f"{options.seeds} seeds (95 % t-intervals), {options.episodes:,} episodes each, batch {config.batch_size}, "
-        f"minibatch {config.minibatch_size}; (of TRL's); one thread; "
+        f"minibatch {config.minibatch_size}; in brackets: times TRL {TRL}'s; one thread; "
         + ", ".join(f"{name} {number}" for name, number in versions.items())
     )
     show("PPO on pizza_rec, reward=constraints", COLUMNS, lines, caption)
