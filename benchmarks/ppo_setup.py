@@ -17,7 +17,6 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # befo
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-warnings.filterwarnings("ignore", category=FutureWarning)  # options of transformers' that TRL sets itself
 
 import numpy as np
 import torch
@@ -60,6 +59,7 @@ class Start:
 def load_start(folder: Path, seed: int) -> Start:
     """The policy and the reference that `warm_start` left, over pizza_rec with reward=constraints."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # options of transformers' that TRL sets itself
     torch.manual_seed(seed)
     env = load_env("pizza_rec", reward="constraints")
     lm = load_language_model(env, PolicyConfig(name="tiny"))

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="rewrite the table of this page, between its markers")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=8_192)
-    parser.add_argument("--rollout", type=int, default=64, help="the peer's local_rollout_forward_batch_size")
+    parser.add_argument("--rollout", type=int, default=256, help="the peer's local_rollout_forward_batch_size")
     parser.add_argument("--resume", action="store_true", help="keep the single runs that an earlier call finished")
     parser.add_argument("--runs", type=Path, default=Path("runs/trl_ppo"), help="where single runs are kept")
     options = parser.parse_args()
