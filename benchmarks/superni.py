@@ -20,7 +20,7 @@ from typing import Any
 from tables import markdown_table, write_between_markers
 from whole_runs import Result, finished, interval, peak_mb
 
-from instructrec_rl.files import read_jsonl, write_text_atomic
+from instructrec_rl.files import read_jsonl, read_yaml, write_text_atomic
 
 TASK = "task1147_country_currency"
 METRICS = ("rouge", "exact_match")
@@ -121,7 +121,8 @@ def cost(runs: list[Result], folders: list[Path]) -> str:
     nothing that waits.
     """
     logs: list[list[dict[str, Any]]] = [[line for _, line in read_jsonl(f / "metrics.jsonl")] for f in folders]
-    size, episodes = 32, runs[0]["interactions"]
+    size = read_yaml(folders[0] / "config.yaml")["algo"]["batch_size"]
+    episodes = runs[0]["interactions"]
     iterations = episodes // size
     parts = [key for key in logs[0][-1] if key.startswith("seconds/")]
     spent = {part: [sum(line[part] for line in log) / iterations for log in logs] for part in parts}

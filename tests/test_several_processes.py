@@ -64,3 +64,12 @@ def test_several_processes_need_a_folder_and_an_algorithm_that_can(tmp_path: Pat
         )
         assert done.returncode == 2
         assert done.stderr.strip() == reason
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
+def test_accelerate_accepts_the_documented_configurations(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(ROOT / "docs" / "accelerate" / f"{name}.yaml"))
+    assert config.distributed_type.value == name.upper()
+    assert config.num_processes == 2
