@@ -164,26 +164,6 @@ def test_the_first_pass_has_a_ratio_of_one(echo: Callable[..., Environment], tmp
         assert (ratio - 1).abs().max() < 1e-5
 
 
-def test_rows_of_like_length_find_what_the_whole_batch_finds(echo: Callable[..., Environment], tmp_path: Path) -> None:
-    env = echo()
-    trainer = trainer_of(env, tmp_path, PPOConfig(**{**QUICK, "batch_size": 64, "minibatch_size": 16, "kl": 0.0}))
-    played = trainer.play(np.resize(env.spec.rows("train"), 64))
-    ids, mask = torch.cat([played.prompts, played.ids], 1), torch.cat([played.prompt_mask, played.mask], 1)
-    keep, widths = played.ids.shape[1], []
-    own = (torch.arange(keep) <= torch.arange(64)[:, None] % keep).long()  # as if answers were 1, 2, ... tokens long
-    mask[:, -keep:] = own
-
-    def look(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-        widths.append(ids.shape[1])
-        return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep)[0]
-
-    with torch.no_grad():
-        parted = trainer._by_length(look, ids, mask, keep)
-        whole = trainer._in_parts(trainer.model, ids, mask, keep)
-    assert min(widths) < ids.shape[1]
-    assert torch.allclose(parted * own, whole * own, atol=1e-5)
-
-
 def test_every_later_pass_has_an_order_of_its_own(echo: Callable[..., Environment], tmp_path: Path) -> None:
     env = echo()
     config = PPOConfig(**{**QUICK, "batch_size": 24, "minibatch_size": 8, "epochs": 3, "kl": 0.0})

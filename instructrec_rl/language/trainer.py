@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,45 +181,27 @@ class PolicyTrainer(GRPOTrainer):
 
     def _reference_logprobs(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Log-probabilities (B, T) under the reference."""
-
-        def look(ids: Tensor, mask: Tensor, keep: int) -> Tensor:
-            return self._get_per_token_logps_and_entropies(self.reference_model, ids, mask, keep)[0]
-
-        return self._by_length(look, ids, mask, keep)
+        return self._in_parts(self.reference_model, ids, mask, keep)
 
     def _in_parts(self, model: Any, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
-        """Log-probabilities (B, T), a minibatch at a time, to the bit as the first pass of learning finds them."""
+        """Log-probabilities (B, T), a minibatch at a time."""
         parts = zip(ids.split(self.settings.minibatch_size), mask.split(self.settings.minibatch_size))
         return torch.cat([self._get_per_token_logps_and_entropies(model, i, m, keep)[0] for i, m in parts])
 
     def _values(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
-        """The critic's values (B, T)."""
-        critic = self.critic
+        """The critic's values (B, T), a minibatch at a time."""
+        critic, found = self.critic, []
         assert critic is not None
-
-        def look(ids: Tensor, mask: Tensor, keep: int) -> Tensor:
+        for i, m in zip(ids.split(self.settings.minibatch_size), mask.split(self.settings.minibatch_size)):
             with self.accelerator.autocast():
                 if critic.kind != "shared":
-                    return critic(ids, mask)[:, -keep:]
-                critic.asked = True
-                self.model(input_ids=ids, attention_mask=mask, logits_to_keep=1)
-                critic.asked = False
-                return critic.take()[:, -keep:]
-
-        return self._by_length(look, ids, mask, keep)
-
-    def _by_length(self, look: Callable[[Tensor, Tensor, int], Tensor], ids: Tensor, mask: Tensor, keep: int) -> Tensor:
-        """What `look` finds, (B, T), in minibatches of rows of like length, cut to what is not padding in all of them.
-
-        look: ids, mask and how many of the last columns are asked for -> float32 of that many columns.
-        """
-        found = torch.zeros(len(ids), keep, device=ids.device)
-        for rows in mask.sum(1).argsort(stable=True).split(self.settings.minibatch_size):
-            used = mask[rows].any(0).nonzero()[:, 0].tolist()
-            kept = slice(used[0], used[-1] + 1)
-            asked = keep - (ids.shape[1] - kept.stop)
-            found[rows, :asked] = look(ids[rows, kept], mask[rows, kept], asked).float()
-        return found
+                    found.append(critic(i, m))
+                else:
+                    critic.asked = True
+                    self.model(input_ids=i, attention_mask=m, logits_to_keep=1)
+                    critic.asked = False
+                    found.append(critic.take())
+        return torch.cat(found)[:, -keep:]
 
     def _next_kl(self, kl: float) -> None:
         """The KL coefficient of the next iteration: constant, falling to a tenth, or adapted to its target."""
