@@ -5,11 +5,11 @@ Nothing here imports TRL, so that the peer's process may use it with another ver
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import re
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,21 +27,23 @@ from instructrec_rl import load_env
 from instructrec_rl.config import PolicyConfig, PPOConfig
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.evaluate import Scorer, play
-from instructrec_rl.language.models import LanguageModel, load_language_model
+from instructrec_rl.language.models import LanguageModel, load_language_model, own_copy
 from instructrec_rl.language.policy import LanguagePolicy
 from instructrec_rl.language.prompts import write_prompts
 
-STAGES = ("verbaliser", "supervised")  # the reference, and where PPO starts
+WEIGHTS = Path("checkpoints") / "stage-supervised.safetensors"  # where PPO starts, and what the KL is taken to
 
 
 def settings(episodes: int, critic: str, batch_size: int = 256) -> PPOConfig:
-    """Ours as the contest has it: a constant KL coefficient, as the peer knows no other; else the defaults."""
-    return PPOConfig(interactions=episodes, critic=critic, batch_size=batch_size, kl_control="fixed", device="cpu")
+    """Ours as the contest has it: the KL is to where PPO starts, at the peer's own default coefficient."""
+    return PPOConfig(
+        interactions=episodes, critic=critic, batch_size=batch_size, kl=0.05, kl_control="fixed", device="cpu"
+    )
 
 
 def warm_start(folder: Path, seed: int) -> Path:
-    """A run folder whose `checkpoints` hold the weights after the verbaliser and after supervised training."""
-    if not all((folder / "checkpoints" / f"stage-{name}.safetensors").exists() for name in STAGES):
+    """A run folder with the weights after our verbaliser and supervised training, of which one iteration follows."""
+    if not (folder / WEIGHTS).exists():
         options = ["env=pizza_rec", "reward=constraints", "algo=ppo", "algo.interactions=256", "baselines=none"]
         finished(folder, [*options, f"seed={seed}"])
     return folder
@@ -57,21 +59,15 @@ class Start:
 
 
 def load_start(folder: Path, seed: int) -> Start:
-    """The policy and the reference that `warm_start` left, over pizza_rec with reward=constraints."""
+    """The policy that `warm_start` left, and a frozen copy, over pizza_rec with reward=constraints."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # options of transformers' that TRL sets itself
     torch.manual_seed(seed)
     env = load_env("pizza_rec", reward="constraints")
     lm = load_language_model(env, PolicyConfig(name="tiny"))
-    verbaliser, supervised = (load_file(folder / "checkpoints" / f"stage-{name}.safetensors") for name in STAGES)
-    _fill(lm, verbaliser)
-    write_prompts(lm, env.asked(np.arange(len(env.examples))))  # the table of states is filled before it is copied
-    reference = dataclasses.replace(lm, model=copy.deepcopy(lm.model).requires_grad_(False))
-    _fill(lm, supervised)
-    return Start(env, lm, reference)
-
-
-def _fill(lm: LanguageModel, tensors: dict[str, torch.Tensor]) -> None:
-    lm.model.load_state_dict(tensors)  # all of it: the table of states is no part of a model's weights
+    lm.model.load_state_dict(load_file(folder / WEIGHTS))  # all of it: the table of states is no part of the weights
+    write_prompts(lm, env.asked(np.arange(len(env.examples))))  # the table is filled before it is copied
+    return Start(env, lm, dataclasses.replace(lm, model=own_copy(lm.model).requires_grad_(False)))
 
 
 def validation(env: Environment, lm: LanguageModel) -> float:

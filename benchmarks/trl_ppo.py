@@ -30,10 +30,7 @@ from instructrec_rl.files import write_json_atomic
 
 HERE = Path(__file__).parent
 TRL = "1.12.0"
-COLUMNS = (
-    "trainer", "final reward", "less TRL's", "validation", "CPU-ms an episode", "of TRL's", "peak MB", "of TRL's",
-    "grown by",
-)  # fmt: skip
+COLUMNS = ("trainer", "final reward", "less TRL's", "validation", "CPU-ms an episode", "peak MB", "of it training's")
 CONTENDERS = {
     "ours, critic=separate": ("ours", ["--critic", "separate"]),
     "ours, critic=state (the default)": ("ours", ["--critic", "state"]),
@@ -76,7 +73,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="rewrite the table of this page, between its markers")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=8_192)
-    parser.add_argument("--rollout", type=int, default=64, help="the peer's local_rollout_forward_batch_size")
+    parser.add_argument("--rollout", type=int, default=256, help="the peer's local_rollout_forward_batch_size")
     parser.add_argument("--resume", action="store_true", help="keep the single runs that an earlier call finished")
     parser.add_argument("--runs", type=Path, default=Path("runs/trl_ppo"), help="where single runs are kept")
     options = parser.parse_args()
@@ -97,8 +94,10 @@ def main() -> None:
 
 
 def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
-    def mean(name: str, key: str) -> float:
-        return float(np.mean([run[key] for run in runs[name]]))
+    def beside(name: str, key: str, scale: float = 1.0, digits: int = 0) -> str:
+        """The mean over the seeds, and the mean ratio to TRL's of the same seed."""
+        ratio = np.mean([run[key] / other[key] for run, other in zip(runs[name], runs[PEER])])
+        return f"{scale * np.mean([run[key] for run in runs[name]]):.{digits}f} ({ratio:.2f}x)"
 
     lines = []
     peer = [final_reward(run) for run in runs[PEER]]
@@ -106,17 +105,14 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         rewards = [final_reward(run) for run in found]
         before, after = (float(np.mean([run["validation"][i] for run in found])) for i in (0, 1))
         less = "" if name == PEER else interval([a - b for a, b in zip(rewards, peer)])
-        milliseconds = [1000 * run["cpu_s"] / options.episodes for run in found]
-        slower = np.mean([run["cpu_s"] / other["cpu_s"] for run, other in zip(found, runs[PEER])])
-        memory = (f"{mean(name, 'peak_mb'):.0f}", f"{mean(name, 'peak_mb') / mean(PEER, 'peak_mb'):.2f}x")
-        speed = (interval(milliseconds, 2), f"{slower:.2f}x")
-        grown = f"{mean(name, 'grown_mb'):.0f} MB"
-        lines.append([name, interval(rewards), less, f"{before:.3f} -> {after:.3f}", *speed, *memory, grown])
+        speed = beside(name, "cpu_s", 1000 / options.episodes, 2)
+        memory = (beside(name, "peak_mb"), beside(name, "grown_mb"))
+        lines.append([name, interval(rewards), less, f"{before:.3f} -> {after:.3f}", speed, *memory])
     versions = about(("torch", "transformers", "accelerate", "trl"))
     config = settings(options.episodes, "separate")
     caption = (
         f"{options.seeds} seeds (95 % t-intervals), {options.episodes:,} episodes each, batch {config.batch_size}, "
-        f"minibatch {config.minibatch_size}; one thread; "
+        f"minibatch {config.minibatch_size}; in brackets: times TRL {TRL}'s; one thread; "
         + ", ".join(f"{name} {number}" for name, number in versions.items())
     )
     show("PPO on pizza_rec, reward=constraints", COLUMNS, lines, caption)

@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=8_192)
-    parser.add_argument("--rollout", type=int, default=64, help="local_rollout_forward_batch_size")
+    parser.add_argument("--rollout", type=int, default=256, help="local_rollout_forward_batch_size")
     parser.add_argument("--no-gc", action="store_true", help="patch the trainer's gc.collect out")
     options = parser.parse_args()
     assert trl.__version__.startswith("1.12."), trl.__version__

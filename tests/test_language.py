@@ -48,7 +48,7 @@ def logprobs_of(lm: LanguageModel, prompts: list[list[int]], answers: list[list[
     for prompt, answer in zip(prompts, answers):
         ids = torch.tensor([[*prompt, *answer]])
         logits = lm.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, len(prompt) - 1 : -1]
-        found.append(token_logprobs(logits, ids[:, len(prompt) :])[0].sum())
+        found.append(token_logprobs(logits, ids[:, len(prompt) :]).sum())
     return torch.stack(found).detach()
 
 
@@ -102,7 +102,7 @@ def test_kept_logprobs_equal_those_of_a_forward_pass(env: Environment, lm: Langu
     ids = torch.cat([prompts[0], written.ids], 1)
     mask = torch.cat([prompts[1], written.mask], 1)
     logits = lm.model(input_ids=ids, attention_mask=mask, logits_to_keep=written.ids.shape[1] + 1).logits[:, :-1]
-    again = token_logprobs(logits, written.ids, 0.7)[0] * written.mask
+    again = token_logprobs(logits, written.ids, 0.7) * written.mask
     assert (again - written.logprobs).abs().max() < 1e-5
     assert (written.logprobs <= 0).all()
     assert written.logprobs.abs().sum() > 0

@@ -95,8 +95,17 @@ def complete(
     return Completions(ids, mask, torch.stack(keep.kept, dim=1) * mask)
 
 
-def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of ids and entropies of their distributions, both (B, T) float32, from logits (B, T, V)."""
-    logprobs = (logits.float() / temperature).log_softmax(-1)
-    chosen = logprobs.gather(2, ids[..., None])[..., 0]
-    return chosen, -(logprobs.detach().exp() * logprobs).sum(-1)
+def log_distributions(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities of all tokens at a temperature, (B, T, V) float32, from logits (B, T, V)."""
+    logits = logits.float()
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+
+
+def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities of ids (B, T), float32, from logits (B, T, V)."""
+    return log_distributions(logits, temperature).gather(2, ids[..., None])[..., 0]
+
+
+def entropy(logprobs: Tensor) -> Tensor:
+    """Entropies in nats, (B, T), of distributions given by their log-probabilities (B, T, V)."""
+    return -(logprobs.detach().exp() * logprobs).sum(-1)

@@ -29,7 +29,7 @@ from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 from instructrec_rl.language import advantages as estimate
 from instructrec_rl.language.critic import Critic
-from instructrec_rl.language.generate import Completions, Ids, complete, left_pad, right_pad, token_logprobs
+from instructrec_rl.language.generate import Completions, Ids, complete, entropy, left_pad, log_distributions, right_pad
 from instructrec_rl.language.rollout import Rollout, roll_out
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class PolicyTrainer(GRPOTrainer):
                     found.append(critic(i, m))
                 else:
                     critic.asked = True
-                    self.model(input_ids=i, attention_mask=m, logits_to_keep=1)
+                    self.model(input_ids=i, attention_mask=m, logits_to_keep=1, use_cache=False)
                     critic.asked = False
                     found.append(critic.take())
         return torch.cat(found)[:, -keep:]
@@ -231,15 +231,21 @@ class PolicyTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **options: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Log-probabilities and entropies (B, T) of the last T tokens. A small head's logits are taken whole."""
+        """Log-probabilities (B, T) of the last T tokens, and entropies where asked. A small head's logits are taken whole."""
         if self.lm.vocabulary >= LARGE_VOCABULARY and model is not getattr(self, "reference_model", None):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, **options
             )
         with self.accelerator.autocast():
-            output = model(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep + 1)
-        logps, entropies = token_logprobs(output.logits[:, :-1], input_ids[:, -logits_to_keep:], self.temperature)
-        return logps, entropies, None
+            output = model(
+                input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep + 1, use_cache=False
+            )
+        all_logps = log_distributions(output.logits[:, :-1], self.temperature)
+        logps = all_logps.gather(2, input_ids[:, -logits_to_keep:, None])[..., 0]
+        if not options.get("compute_entropy"):
+            return logps, None, None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.entropy > 0):  # else it is but logged
+            return logps, entropy(all_logps), None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's clipped policy loss, and with a critic its clipped squared error (Schulman et al. 2017)."""
