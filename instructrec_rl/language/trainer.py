@@ -231,7 +231,7 @@ class PolicyTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **options: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Log-probabilities (B, T) of the last T tokens, and entropies where asked. A small head's logits are taken whole."""
+        """Log-probabilities (B, T) of the last T tokens, and entropies where asked. A small head is taken whole."""
         if self.lm.vocabulary >= LARGE_VOCABULARY and model is not getattr(self, "reference_model", None):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, **options
