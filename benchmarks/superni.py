@@ -27,8 +27,8 @@ METRICS = ("rouge", "exact_match")
 BASELINES = ("random", "popularity", "neighbour", "tfidf")
 SETTINGS = (
     "reward=rouge", "algo=ppo", "policy=smollm2", "policy.lora=true", "policy.dtype=bf16", "algo.demos=0",
-    "algo.interactions=640", "algo.batch_size=32", "algo.minibatch_size=8", "algo.eval_every=160",
-    "algo.checkpoint_every=32", "algo.kl=0.01", "algo.kl_to=start",
+    "algo.interactions=320", "algo.batch_size=16", "algo.minibatch_size=8", "algo.eval_every=80",
+    "algo.checkpoint_every=80", "algo.kl=0.01", "algo.kl_to=start",
 )  # fmt: skip
 
 
