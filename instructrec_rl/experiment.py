@@ -72,7 +72,7 @@ def run(config: RunConfig) -> Path:
         "env": spec.name,
         "reward": config.reward.name,
         "algo": config.algo.name,
-        "policy": config.policy.name,
+        "policy": _policy_name(config),
         "seed": config.seed,
         "interactions": config.algo.interactions,
         **({} if recorder.best_step is None else {"best_step": recorder.best_step}),
@@ -157,6 +157,12 @@ def _reported(env: Environment) -> list[str]:
 def _scorer_of_splits(env: Environment, scorer: Scorer) -> Callable[[Policy | Writer], dict[str, Summary]]:
     """Scores a policy on every split that is reported."""
     return lambda policy: {split: summarise(scorer, play(policy, env, split)) for split in _reported(env)}
+
+
+def _policy_name(config: RunConfig) -> str:
+    """The policy by name: what `default` stands for where it is a language model."""
+    made_here = config.policy.name == "default" and config.algo.name in LANGUAGE_ALGORITHMS
+    return "tiny" if made_here else config.policy.name
 
 
 def _stages(recorder: Recorder) -> dict[str, Any]:

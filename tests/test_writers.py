@@ -50,6 +50,7 @@ def test_the_command_trains_scores_its_stages_and_leaves_a_policy(toys: Callable
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["policy"] == "tiny"
     assert list(result["stages"]) == ["verbaliser", "supervised"]
     assert result["warm_start"] == result["stages"]["supervised"]
     assert list(answerers(result))[:3] == ["policy (ppo)", "warm start (supervised)", "stage verbaliser"]
