@@ -20,7 +20,7 @@ from instructrec_rl.env.states import Asked
 from instructrec_rl.language import policy as policies
 from instructrec_rl.language.choose import ItemTree
 from instructrec_rl.language.critic import attach, detach
-from instructrec_rl.language.generate import complete, left_pad, token_logprobs
+from instructrec_rl.language.generate import complete, entropy, left_pad, log_distributions, token_logprobs
 from instructrec_rl.language.models import LanguageModel, load_language_model, restore_forward
 from instructrec_rl.language.policy import LanguagePolicy
 from instructrec_rl.language.prompts import write_answers, write_prompts, write_turn
@@ -192,3 +192,14 @@ def test_a_copy_made_after_a_trl_trainer_is_a_copy(env: Environment, lm: Languag
         lm.model.lm_head.weight += 1.0
     assert torch.equal(reference(input_ids=ids).logits, before)
     assert not torch.equal(lm.model(input_ids=ids).logits, before)
+
+
+def test_the_entropy_has_its_gradient() -> None:
+    """dH/dz_i = -p_i (log p_i + H), by hand; also the value, against torch's own."""
+    logits = torch.tensor([[[1.0, 0.0, -2.0]]], requires_grad=True)
+    found = entropy(log_distributions(logits))
+    found.sum().backward()
+    logp = logits.detach().log_softmax(-1)
+    assert torch.allclose(found, torch.distributions.Categorical(logits=logits).entropy(), atol=1e-6)
+    assert torch.allclose(logits.grad, -logp.exp() * (logp + found.detach()[..., None]), atol=1e-6)
+    assert logits.grad.abs().max() > 0.1

@@ -107,5 +107,8 @@ def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
 
 
 def entropy(logprobs: Tensor) -> Tensor:
-    """Entropies in nats, (B, T), of distributions given by their log-probabilities (B, T, V)."""
-    return -(logprobs.detach().exp() * logprobs).sum(-1)
+    """Entropies in nats, (B, T), of distributions given by their log-probabilities (B, T, V).
+
+    The probabilities carry gradients too: without theirs, the entropy's gradient would be that of their sum, zero.
+    """
+    return -(logprobs.exp() * logprobs).sum(-1)
