@@ -91,6 +91,7 @@ def begin(page: Any, url: str, name: str = "ann") -> None:
 def mode(page: Any, name: str) -> None:
     with page.expect_response("**/api/next"):
         page.get_by_role("group", name="What to do").get_by_text(name, exact=True).click()
+    settle(page)
 
 
 def save(page: Any, count: int) -> None:
@@ -98,7 +99,7 @@ def save(page: Any, count: int) -> None:
     page.get_by_role("button", name="Save").click()
     page.locator("#saved").get_by_text("Saved.").wait_for()
     assert len(lines()) == count
-    until(page, lambda: page.locator("#question[aria-busy]").count() == 0)
+    settle(page)
 
 
 def choose(page: Any, value: object) -> None:
@@ -114,10 +115,15 @@ def until(page: Any, holds: Callable[[], bool]) -> None:
     raise AssertionError("it never holds")
 
 
+def settle(page: Any) -> None:
+    """Until the next question is there: before that, keys and buttons do nothing."""
+    until(page, lambda: page.locator("#question[aria-busy]").count() == 0)
+
+
 def until_counted(page: Any, count: int) -> None:
     """Until the page counts an annotator's answers so, and has moved on to the next question."""
     until(page, lambda: page.locator("#counts").inner_text().startswith(f"{count} by you"))
-    until(page, lambda: page.locator("#question[aria-busy]").count() == 0)
+    settle(page)
 
 
 def shown(page: Any) -> str:
@@ -265,7 +271,7 @@ def test_two_annotators_at_once(browser: Any, url: str) -> None:
             with page.expect_response("**/api/next"):
                 page.keyboard.press("Enter")
         for page in pages:
-            until(page, lambda page=page: page.locator("#question[aria-busy]").count() == 0)
+            settle(page)
     found = lines()
     assert [sum(line["annotator"] == name for line in found) for name in ("ann", "bob")] == [8, 8]
     assert len({(line["instruction"], line["response"]) for line in found}) == 16, "nothing was asked twice"
@@ -428,11 +434,16 @@ class Killable:
         self.process.stdout.close()
 
 
-def test_a_killed_server_loses_nothing_that_it_acknowledged(
-    browser: Any, toys: Callable[..., Path], tmp_path: Path
-) -> None:
+@pytest.fixture
+def server(toys: Callable[..., Path], tmp_path: Path) -> Iterator[Killable]:
+    """A server that is gone when the test is, however it ends."""
     toys()
-    server = Killable(tmp_path)
+    made = Killable(tmp_path)
+    yield made
+    made.kill()
+
+
+def test_a_killed_server_loses_nothing_that_it_acknowledged(browser: Any, server: Killable) -> None:
     url = server.start()
     page = browser.new_context().new_page()
     begin(page, url)
@@ -456,7 +467,7 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(
         page.locator("#saved").get_by_text("Saved.").wait_for(timeout=60_000)
         assert page.locator("#banner").is_hidden()
         assert len(lines()) == 2 * i + 2
-        until(page, lambda: page.locator("#question[aria-busy]").count() == 0)  # the next question is there
+        settle(page)
     server.kill()  # answered while it is dead, and the page is loaded anew when it is back
     page.keyboard.press("1")
     page.keyboard.press("Enter")
@@ -584,7 +595,9 @@ def test_every_screen_is_accessible_and_fits(browser: Any, url: str, scheme: Any
         check(name)
     page.keyboard.press("Enter")
     page.locator("#saved").get_by_text("Saved.").wait_for()
-    check("saved")
+    check("saved")  # perhaps before the next question is there
+    settle(page)
+    check("next")
     page.get_by_role("button", name="Options").click()
     check("options")
     assert {name: found for name, found in wrong.items() if found} == {}

@@ -5,7 +5,7 @@ import { call, callUntilAnswered, deliver, deliverLeftOver, kept, newId, tab } f
 
 const $ = (id) => document.getElementById(id);
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
-const state = { about: null, annotator: "", mode: "rate", question: null, control: null, last: null, busy: false, turn: 0 };
+const state = { about: null, annotator: "", mode: "rate", question: null, control: null, last: null, busy: 0, turn: 0 };
 
 function remember(key, value) { kept.set(`instructrec.${key}`, value); }
 function recall(key) { return kept.get(`instructrec.${key}`) ?? ""; }
@@ -120,17 +120,30 @@ const DRAFT = "instructrec.draft";
 async function next({ skip = null, focus = true } = {}) {
   const wanted = { annotator: state.annotator, mode: state.mode, skip };
   const turn = (state.turn += 1);
-  let found;
+  wait();
   try {
-    found = await callUntilAnswered("api/next", wanted, waiting);
+    const found = await callUntilAnswered("api/next", wanted, waiting);
+    connected();
+    if (turn !== state.turn) return; // another was asked for, or an answer is on its way
+    showProgress(found.progress);
+    showLast(found.last);
+    present(found.question, focus);
   } catch (failure) {
-    return complain(failure.message);
+    complain(failure.message);
+  } finally {
+    goOn();
   }
-  connected();
-  if (turn !== state.turn) return undefined; // another was asked for, or an answer is on its way
-  showProgress(found.progress);
-  showLast(found.last);
-  return present(found.question, focus);
+}
+
+/** What is shown is on its way out: until the next question is there, no key and no button answers it. */
+function wait() {
+  state.busy += 1;
+  $("question").setAttribute("aria-busy", "true");
+}
+
+function goOn() {
+  state.busy -= 1;
+  if (!state.busy) $("question").removeAttribute("aria-busy");
 }
 
 function present(question, focus = true, draft = null) {
@@ -209,9 +222,8 @@ async function undo() {
 
 /** Deliver a message; say that it is saved only when the server says that it is on disk. */
 async function exchange(path, body, done, then) {
-  state.busy = true;
+  wait();
   state.turn += 1;
-  $("question").setAttribute("aria-busy", "true");
   complain("");
   tell("Saving…");
   try {
@@ -230,8 +242,7 @@ async function exchange(path, body, done, then) {
     tell("");
     complain(failure.message);
   } finally {
-    state.busy = false;
-    $("question").removeAttribute("aria-busy");
+    goOn();
   }
 }
 
