@@ -211,16 +211,19 @@ class Dynamics:
         return Step(Turn(turn.rows, count, tried, scores, best), rewards, scores, terminated, truncated)
 
     def _remember(self, texts: Sequence[str]) -> np.ndarray:
-        new = list(dict.fromkeys(text for text in texts if text not in self._text_ids))
-        if new:
-            self._text_vectors.extend(self.env.encoder.encode(new))
-            for text in new:
-                self._text_ids[text] = len(self._text_ids)
+        for text in texts:
+            self._text_ids.setdefault(text, len(self._text_ids))
         return np.array([self._text_ids[text] for text in texts], dtype=np.int64) + len(self.env.items)
 
     @property
     def response_vectors(self) -> np.ndarray:
-        """Embeddings (R, D) of everything that `Turn.tried` may point to: the items, then texts answered so far."""
+        """Embeddings (R, D) of everything that `Turn.tried` may point to: the items, then texts answered so far.
+
+        Encoded here and not when they are answered: who reads its own answers as text needs none, and a language model
+        that explores writes much that the encoder would refuse.
+        """
+        if new := list(self._text_ids)[len(self._text_vectors) :]:
+            self._text_vectors.extend(self.env.encoder.encode(new))
         if not self._text_vectors:
             return self.env.item_vectors
         return np.concatenate([self.env.item_vectors, np.stack(self._text_vectors)])
