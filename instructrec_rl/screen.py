@@ -149,14 +149,16 @@ def progress(description: str, total: int, console: Console | None = None) -> It
 
 @dataclass
 class _Rate:
-    """Steps a second since the first update, and the time left at that rate."""
+    """Steps a second since the first update, and the time left at that rate. Counting back begins anew: a stage."""
 
     clock: Callable[[], float] = time.monotonic
     first: tuple[int, float] | None = None
+    last: int = 0
 
     def words(self, step: int, total: int) -> list[str]:
-        if self.first is None:
+        if self.first is None or step < self.last:
             self.first = (step, self.clock())
+        self.last = step
         steps, seconds = step - self.first[0], self.clock() - self.first[1]
         if steps <= 0 or seconds <= 0:
             return []
@@ -183,6 +185,8 @@ class _PlainProgress:
 
     def __call__(self, step: int, total: int, words: str = "") -> None:
         now, tenth = self.clock(), 10 * step // max(1, total)
+        if step < self.rate.last:
+            self.tenth = -1
         pace = self.rate.words(step, total)
         if tenth <= self.tenth and now - self.last_s < PLAIN_EVERY_S:
             return

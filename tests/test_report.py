@@ -417,3 +417,20 @@ def test_page_in_a_browser(tmp_path: Path, width: int, scheme: Any) -> None:
         browser.close()
     assert messages == []
     assert requests == [path.as_uri()]
+
+
+def test_counting_back_begins_a_new_stretch() -> None:
+    """A stage of 100 pairs in 50 s, then learning at 10 steps a second: the second rate knows nothing of the first."""
+    screen = console(terminal=False, width=200)
+    now = [0.0]
+    update = _PlainProgress("train", screen, clock=lambda: now[0])
+    for step in range(0, 101, 10):
+        now[0] = step / 2
+        update(step, 100, "a stage")
+    for step in (10, 20, 110, 1000):
+        now[0] = 50 + step / 10
+        update(step, 1000, "")
+    lines = screen.file.getvalue().splitlines()
+    assert "train: 100 of 100 (100 %), 2 steps/s" in lines[10]
+    assert lines[11].startswith("train: 10 of 1,000 (1 %), 51 s elapsed")
+    assert "10 steps/s" in lines[-1]
