@@ -24,7 +24,7 @@ from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
 from instructrec_rl.evaluate import Answers, Scorer, Summary, chance, normalise, play, summarise
 from instructrec_rl.files import write_json_atomic, write_text_atomic
-from instructrec_rl.manifest import open_folder
+from instructrec_rl.manifest import forget_if_nothing_was_learned, open_folder
 from instructrec_rl.monitor import Monitor
 from instructrec_rl.policies import save_policy
 from instructrec_rl.run_folder import Recorder
@@ -59,7 +59,11 @@ def run(config: RunConfig) -> Path:
         recorder = Recorder(folder, config.seed, validate, update, _tracker(config, folder), score=score)
         env.reward.attach(recorder)  # before anything is scored: a resumed run begins with the feedback it began with
         recorder.monitor = monitor = _monitor(config, scorer)
-        policy = learn(env, config.algo, recorder, config.policy)
+        try:
+            policy = learn(env, config.algo, recorder, config.policy)
+        except InputError:
+            forget_if_nothing_was_learned(folder)
+            raise
     env.reward.at(config.algo.interactions)
     spent = recorder.spent  # of learning, without the baselines and the report
     save_policy(folder / "policy", config.algo.name, policy, env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -9,6 +10,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +132,17 @@ def _commit() -> str:
         ["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def forget_if_nothing_was_learned(folder: Path) -> None:
+    """Take away what `open_folder` wrote, so that wrong input can be mended and run again with the same `out`.
+
+    A folder with anything learned in it, and files of others, stay as they are.
+    """
+    if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
+        return
+    shutil.rmtree(folder / "feedback", ignore_errors=True)  # versions of a reward that follows people
+    for name in ("config.yaml", "manifest.json"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty
+        folder.rmdir()

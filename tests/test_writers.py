@@ -28,9 +28,6 @@ class Parrot:
     def write(self, asked: Asked, menu: np.ndarray, past: Sequence[Sequence[tuple[str, float]]] = ()) -> list[str]:
         return ["a circle painted red" if i % 2 == 0 else "who knows" for i in range(len(asked))]
 
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
-
 
 def test_texts_are_scored_as_texts(toys: Callable[..., Path]) -> None:
     toys()
@@ -64,3 +61,11 @@ def test_the_command_trains_scores_its_stages_and_leaves_a_policy(toys: Callable
     second = json.loads((tmp_path / "run" / "result.json").read_text())
     assert second["splits"] == result["splits"]
     assert second["stages"].keys() == result["stages"].keys()
+
+
+def test_wrong_input_found_while_learning_leaves_no_folder(toys: Callable[..., Path], tmp_path: Path) -> None:
+    toys(state="clauses")
+    wrong = main_job("env=toys", *SMALL, "algo.samples=2", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "algo.samples is for algo=grpo and algo=rloo" in wrong.stderr
+    assert not (tmp_path / "run").exists(), "the same out= can be used with the right options"
