@@ -140,7 +140,7 @@ def _model(name: str, fresh: bool) -> tuple[Any, Any]:
         model = AutoModelForSequenceClassification.from_pretrained(
             source, num_labels=1, use_safetensors=True, dtype=torch.float32
         )
-    except Exception as error:  # transformers and the hub's client raise whatever they like
+    except (OSError, ValueError) as error:  # what transformers raises for what it cannot find or read
         reason = str(error).strip().partition("\n")[0][:160]
         raise InputError(f"algo.model={source}: cannot be loaded ({type(error).__name__}: {reason})") from error
     if tokenizer.pad_token is None:

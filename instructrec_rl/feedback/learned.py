@@ -82,7 +82,7 @@ def learn(
 
     items: the environment's catalog, whose texts are never novel and whose attributes the network may read; quantile:
     of the judged responses' own nearest-neighbour cosines, below which a response is novel; interaction: auto, never or
-    always. Raises InputError for fewer than 10 judgements, and where every one is the same.
+    always. Raises InputError for fewer than 10 judgements.
     """
     if len(judged) < MIN_JUDGEMENTS:
         raise InputError(f"{len(judged)} judgements are too few to learn a reward from, at least {MIN_JUDGEMENTS}")
