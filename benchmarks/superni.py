@@ -26,7 +26,7 @@ TASK = "task1147_country_currency"
 METRICS = ("rouge", "exact_match")
 BASELINES = ("random", "popularity", "neighbour", "tfidf")
 SETTINGS = (
-    "reward=rouge", "algo=ppo", "policy=smollm2", "policy.lora=true", "policy.dtype=bf16", "algo.demos=0",
+    "reward=rouge", "algo=ppo", "policy=smollm2", "policy.lora=true", "policy.dtype=bf16",
     "algo.interactions=320", "algo.batch_size=16", "algo.minibatch_size=8", "algo.eval_every=80",
     "algo.checkpoint_every=80", "algo.kl=0.01", "algo.kl_to=start",
 )  # fmt: skip

@@ -130,7 +130,9 @@ class PPOConfig:
     verbalise: int | None = option(
         None, "answers on which the policy learns to write items at all (default: tiny 10,000, else 0)", low=0
     )
-    demos: int = option(300, "training instructions with a right answer shown, before reinforcement", low=0)
+    demos: int | None = option(
+        None, "training instructions with a right answer shown, before reinforcement (default: tiny 300, else 0)", low=0
+    )
     demo_passes: int = option(60, "times each is shown", low=1)
     best_of_n: int = option(0, "rounds of self-training on the policy's own best answers", low=0)
     best_of_n_samples: int = option(6, "answers to each instruction in the first such round, half as many later", low=2)

@@ -230,15 +230,77 @@ def test_best_of_n_needs_no_right_answers(echo: Callable[..., Environment], tmp_
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "policy", "turns", "reason"),
     [
-        ({"batch_size": 100, "minibatch_size": 64}, "algo.batch_size=100 must be a multiple of algo.minibatch_size=64"),
-        ({"samples": 2}, "algo.samples is for algo=grpo and algo=rloo"),
+        (
+            {"batch_size": 100, "minibatch_size": 64},
+            {},
+            1,
+            "algo.batch_size=100 must be a multiple of algo.minibatch_size=64",
+        ),
+        ({"samples": 2}, {}, 1, "algo.samples is for algo=grpo and algo=rloo"),
+        (
+            {"critic": "state"},
+            {"input": "text"},
+            1,
+            "algo.critic=state reads the state, which policy.input=text",
+        ),
+        ({"vllm": True}, {}, 1, "algo.vllm=true needs policy.input=text: vLLM knows no soft tokens"),
+        ({}, {"max_tokens": 200}, 3, r"env.turns=3: an episode may have \d+ tokens, the longest prompt \d+ of them"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(
-    echo: Callable[..., Environment], tmp_path: Path, change: dict[str, Any], reason: str
+def test_what_does_not_fit_is_refused_before_anything_is_trained(
+    echo: Callable[..., Environment],
+    tmp_path: Path,
+    change: dict[str, Any],
+    policy: dict[str, Any],
+    turns: int,
+    reason: str,
 ) -> None:
-    env = echo()
+    env = echo(turns=turns)
+    run = recorder(env, tmp_path / "run")
     with pytest.raises(InputError, match=reason):
-        learning.learn(env, PPOConfig(**{**QUICK, **change}), recorder(env, tmp_path / "run"), TINY)
+        learning.learn(env, PPOConfig(**{**QUICK, **change}), run, replace(TINY, **policy))
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_in_a_stage_stops_at_once_and_the_run_resumes(echo: Callable[..., Environment], tmp_path: Path) -> None:
+    env = echo()
+    config = PPOConfig(**{**QUICK, "interactions": 256, "verbalise": 320, "demos": 4, "demo_passes": 40})
+    whole = learning.learn(env, config, recorder(env, tmp_path / "whole"), TINY)
+    seen: list[str] = []
+    run = recorder(env, tmp_path / "run")
+
+    def stop(step: int, total: int, words: str) -> None:
+        seen.append(words)
+        run.stopping = "supervised" in words and step >= total // 2
+
+    run.progress = stop
+    with pytest.raises(KeyboardInterrupt):
+        learning.learn(env, config, run, TINY)
+    assert seen[0] == "before learning: verbaliser"
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("*.safetensors")] == [
+        "stage-verbaliser.safetensors"
+    ]
+    assert same(whole, learning.learn(env, config, recorder(env, tmp_path / "run"), TINY))
+
+
+def test_without_a_reference_no_kl_is_told(echo: Callable[..., Environment], tmp_path: Path) -> None:
+    env = echo()
+    config = PPOConfig(**{**QUICK, "interactions": 256, "verbalise": 160, "kl": 0.0, "eval_every": 128})
+    learning.learn(env, config, recorder(env, tmp_path / "run"), TINY)
+    logged = steps_of(tmp_path / "run")
+    assert logged
+    assert all("kl" not in line and "kl_coefficient" not in line for line in logged)
+
+
+def test_evaluations_come_where_episodes_of_several_turns_pass_them(
+    echo: Callable[..., Environment], tmp_path: Path
+) -> None:
+    """An iteration of 128 episodes has up to 384 answers: none of the marks that it passes is missed."""
+    env = echo(turns=3, turn_cost=0.05)
+    config = PPOConfig(**{**QUICK, "interactions": 1_500, "verbalise": 160, "eval_every": 300})
+    learning.learn(env, config, recorder(env, tmp_path / "run"), TINY)
+    at = [line["step"] for line in steps_of(tmp_path / "run")]
+    assert len(at) >= 4
+    assert all(later - earlier < 300 + 384 for earlier, later in zip([0, *at], at))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import math
@@ -22,12 +23,13 @@ from transformers.utils import logging as transformers_logging
 
 from instructrec_rl.core import InputError
 from instructrec_rl.language import stages
+from instructrec_rl.language.arguments import num_processes
 from instructrec_rl.language.critic import attach, detach
 from instructrec_rl.language.models import LanguageModel, load_language_model, own_copy, restore_forward
 from instructrec_rl.language.policy import LanguagePolicy
-from instructrec_rl.language.prompts import write_prompts
+from instructrec_rl.language.prompts import write_prompts, write_turn
 from instructrec_rl.language.state_embedding import fill_tables
-from instructrec_rl.language.trainer import STATE, PolicyTrainer, num_processes
+from instructrec_rl.language.trainer import STATE, PolicyTrainer
 from instructrec_rl.networks import pick_device
 
 if TYPE_CHECKING:
@@ -43,16 +45,16 @@ def learn(env: Environment, config: PPOConfig, recorder: Recorder, policy: Polic
 
     The same seed, thread count and kind of machine give the same run bit for bit, also when it is stopped and resumed.
     """
-    _check(config)
+    _check_sizes(config)
     _quieten()
     torch.manual_seed(recorder.seed)
     lm = load_language_model(env, policy)
     lm.model.to(pick_device(config.device)[0])
-    write_prompts(lm, env.asked(np.arange(len(env.examples))))  # a prompt that is too long is found now
+    kind = config.critic if config.critic != "auto" else "separate" if lm.input == "text" else "state"
+    _check_model(config, kind, lm, env)
     answers = LanguagePolicy(lm, policy.decode, env.items)
     plan = _Plan(env, config, recorder, lm, answers)
     reference = plan.run()
-    kind = config.critic if config.critic != "auto" else "separate" if lm.input == "text" else "state"
     critic = attach(lm.model, kind) if config.name == "ppo" else None
     trainer, follower = _trainer(env, config, recorder, lm, reference, critic, answers)
     fill_tables(env.states(lm.state).vectors, lm.model, reference.model if reference else None)
@@ -77,7 +79,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator", category=UserWarning)
 
 
-def _check(config: PPOConfig) -> None:
+def _check_sizes(config: PPOConfig) -> None:
     """Raise InputError for sizes that do not fit each other."""
     for key, size in (("samples", config.samples), ("minibatch_size", config.minibatch_size)):
         if config.batch_size % size:
@@ -92,25 +94,45 @@ def _check(config: PPOConfig) -> None:
         raise InputError("algo.samples is for algo=grpo and algo=rloo; PPO has a critic instead")
 
 
+def _check_model(config: PPOConfig, critic: str, lm: LanguageModel, env: Environment) -> None:
+    """Raise InputError, before anything is trained, for what the model cannot do."""
+    if critic == "state" and lm.input == "text":
+        raise InputError("algo.critic=state reads the state, which policy.input=text leaves out")
+    if config.vllm and lm.input != "text":
+        raise InputError("algo.vllm=true needs policy.input=text: vLLM knows no soft tokens")
+    if config.vllm and importlib.util.find_spec("vllm") is None:
+        raise InputError("algo.vllm=true needs the package vllm, and a GPU: pip install vllm")
+    longest = max(map(len, write_prompts(lm, env.asked(np.arange(len(env.examples))))))
+    between = max(map(len, write_turn(lm, [tenths / 10 for tenths in range(11)])))
+    whole = longest + env.spec.turns * lm.max_tokens + (env.spec.turns - 1) * between
+    if whole > lm.context:
+        raise InputError(
+            f"env.turns={env.spec.turns}: an episode may have {whole} tokens, the longest prompt {longest} of them and "
+            f"each answer policy.max_tokens={lm.max_tokens}; that is more than the model's context of {lm.context}"
+        )
+
+
 class _Plan:
     """The stages before reinforcement, in order; each one's weights are kept in the run's folder once it is done."""
 
     def __init__(self, env: Environment, config: PPOConfig, recorder: Recorder, lm: LanguageModel, policy: Any):
         self.env, self.config, self.recorder, self.lm, self.policy = env, config, recorder, lm, policy
-        self.rng = np.random.default_rng((recorder.seed, 1))
+        # a model that comes trained can write, and what is cheap for a small one takes hours
+        default = (10_000, 300) if lm.made_here else (0, 0)
+        self._number = default[0] if config.verbalise is None else config.verbalise
+        self._demos = default[1] if config.demos is None else config.demos
 
     def run(self) -> LanguageModel | None:
         """Run them all; returns the reference that the KL is taken to, None where it costs nothing."""
         config, lm = self.config, self.lm
         if not lm.made_here and not self.recorder.load_stage("start"):
             self.recorder.stage("start", self.policy)  # a model that comes trained can do something before
-        number = config.verbalise if config.verbalise is not None else (10_000 if lm.made_here else 0)
         reference = self._copy() if config.kl_to == "start" else None
-        if number:
-            self._stage("verbaliser", lambda: self._supervise(stages.random_pairs(self.env, lm, number, self.rng)))
+        if self._number:
+            self._stage("verbaliser", self._verbalise)
         if config.kl_to == "verbaliser":
             reference = self._copy()
-        if config.demos:
+        if self._demos:
             self._stage("supervised", self._demonstrate)
         if config.best_of_n:
             self._stage("best_of_n", self._improve)
@@ -128,7 +150,6 @@ class _Plan:
         if path.exists() and self.recorder.load_stage(name):
             self.lm.model.load_state_dict(load_file(path), strict=False)
         else:
-            self.recorder.progress(0, self.config.interactions, f"stage before learning: {name}")
             tried = work()
             self.recorder.stage(name, self.policy, tried)
             if not self.recorder.writes:
@@ -139,19 +160,34 @@ class _Plan:
             save_file(trained, part)
             part.replace(path)
 
-    def _supervise(self, pairs: stages.Pairs) -> int:
+    def _supervise(self, pairs: stages.Pairs, words: str) -> int:
         size = max(1, self.config.sft_batch_size // num_processes())
-        stages.supervise(self.lm, pairs, size, self.config.sft_learning_rate, self.recorder.seed)
+
+        def seen(pairs_seen: int, total: int) -> None:
+            self._seen(pairs_seen, total, f"before learning: {words}")
+
+        stages.supervise(self.lm, pairs, size, self.config.sft_learning_rate, self.recorder.seed, seen)
         return 0
+
+    def _seen(self, done: int, total: int, words: str) -> None:
+        """Show how far a stage is; at Ctrl-C it is left at once, to be done anew by a resumed run."""
+        self.recorder.progress(done, total, words)
+        if self.recorder.stopping:
+            raise KeyboardInterrupt
+
+    def _verbalise(self) -> int:
+        rng = np.random.default_rng((self.recorder.seed, 1))
+        return self._supervise(stages.random_pairs(self.env, self.lm, self._number, rng), "verbaliser")
 
     def _demonstrate(self) -> int:
         rng = np.random.default_rng((self.recorder.seed, 2))
-        rows = stages.demonstrations(self.env, self.config.demos, rng)
-        return self._supervise(stages.demonstration_pairs(self.env, self.lm, rows, self.config.demo_passes, 0.25, rng))
+        rows = stages.demonstrations(self.env, self._demos, rng)
+        pairs = stages.demonstration_pairs(self.env, self.lm, rows, self.config.demo_passes, 0.25, rng)
+        return self._supervise(pairs, "supervised")
 
     def _improve(self) -> int:
         """Rounds of best-of-n, with fewer samples after the first; returns the answers tried."""
-        config, recorder, best = self.config, self.recorder, stages.BestSoFar(self.env)
+        config, best = self.config, stages.BestSoFar(self.env)
         first, later = config.best_of_n_samples, max(2, config.best_of_n_samples // 2)
         total = len(best.rows) * (first + later * (config.best_of_n - 1))
         tried = 0
@@ -159,13 +195,12 @@ class _Plan:
         def seen(number: int) -> None:
             nonlocal tried
             tried += number
-            recorder.progress(tried, total, f"best-of-n, mean of the best {best.scores[best.scores >= 0].mean():.3f}")
-            if recorder.stopping:
-                raise KeyboardInterrupt
+            mean = best.scores[best.scores >= 0].mean()
+            self._seen(tried, total, f"before learning: best of n, mean of the best {mean:.3f}")
 
         for k in range(config.best_of_n):
             best.sample(self.lm, later if k else first, seen)
-            self._supervise(best.pairs(self.lm))
+            self._supervise(best.pairs(self.lm), f"best of n, round {k + 1}")
         return tried
 
 
@@ -192,6 +227,8 @@ class Follower(TrainerCallback):
         self.metric = env.spec.metrics[0]
         self.best: dict[str, Tensor] = {}
         self.best_score, self.best_step, self.done = -math.inf, 0, False
+        self._scores: dict[str, float] = {}  # of the last evaluation, to be logged
+        self._last = 0  # interactions at the end of the iteration before
         self._began = 0.0
 
     def newest(self) -> Path | None:
@@ -202,7 +239,7 @@ class Follower(TrainerCallback):
             return None
         state = json.loads(found[-1].read_text(encoding="utf-8"))
         self.recorder.go_on_from(state["step"], state["spent"])
-        self.best_score, self.best_step = state["best_score"], state["best_step"]
+        self.best_score, self.best_step, self._last = state["best_score"], state["best_step"], state["step"]
         self.best = load_file(found[-1].parent / BEST)
         return found[-1].parent
 
@@ -234,8 +271,8 @@ class Follower(TrainerCallback):
         trainer, config, recorder = self.trainer, self.config, self.recorder
         if state.global_step % trainer.iteration_steps:
             return
-        now = trainer.interactions
-        before = now - config.batch_size
+        now, before = trainer.interactions, self._last
+        self._last = now
         self.done = now >= config.interactions or state.global_step >= state.max_steps
         if self.done or now // config.eval_every > before // config.eval_every:
             self._evaluate()
@@ -247,7 +284,7 @@ class Follower(TrainerCallback):
 
     def _evaluate(self) -> None:
         scores = self.recorder.validate(self.policy)
-        self.trainer.scored = {f"validation/{name}": value for name, value in scores.items()}
+        self._scores = {f"validation/{name}": value for name, value in scores.items()}
         if scores[self.metric] > self.best_score:
             self.best_score, self.best_step = scores[self.metric], self.trainer.interactions
             self.best = {name: value.detach().cpu().clone() for name, value in self.trainer.trainable().items()}
@@ -260,7 +297,7 @@ class Follower(TrainerCallback):
         kept = {name: value for name, value in logs.items() if name in LOGGED and value is not None}
         shown = {LOGGED[name]: round(float(value), 6) for name, value in kept.items()}
         shown |= {f"seconds/{name}": round(value, 3) for name, value in timed.items()}
-        self.recorder.log(self.trainer.interactions, **shown, **self.trainer.scored)
+        self.recorder.log(self.trainer.interactions, **shown, **self._scores)
 
 
 LOGGED = {  # TRL's and our names in the trainer -> ours in metrics.jsonl

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,26 @@ Pairs = tuple[list[Ids], list[Ids]]
 
 
 def supervise(
-    lm: LanguageModel, pairs: tuple[Sequence[Ids], Sequence[Ids]], batch_size: int, learning_rate: float, seed: int
-) -> float:
-    """One pass over (prompt, answer) pairs in a random order; returns the mean loss of the answers' tokens."""
+    lm: LanguageModel,
+    pairs: tuple[Sequence[Ids], Sequence[Ids]],
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    seen: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """One pass over (prompt, answer) pairs in a random order.
+
+    batch_size: pairs in an update of this process; seen: told how many pairs of how many were seen, after each update.
+    """
     from datasets import Dataset
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
+
+    class Follow(TrainerCallback):
+        """Tells `seen`."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            seen(round(len(pairs[0]) * state.global_step / state.max_steps), len(pairs[0]))
 
     prompts, answers = pairs
     data = Dataset.from_dict(
@@ -56,11 +71,12 @@ def supervise(
             seed=seed,
             use_cpu=lm.model.device.type == "cpu",
         )
-        trainer = SFTTrainer(lm.model, args=options, train_dataset=data, processing_class=lm.tokenizer)
+        trainer = SFTTrainer(
+            lm.model, args=options, train_dataset=data, processing_class=lm.tokenizer, callbacks=[Follow()]
+        )
         trainer.remove_callback(PrinterCallback)
-        loss = float(trainer.train().training_loss)
+        trainer.train()
     restore_forward(lm.model)
-    return loss
 
 
 def random_pairs(env: Environment, lm: LanguageModel, number: int, rng: np.random.Generator) -> Pairs:

@@ -23,11 +23,12 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 from instructrec_rl.language import advantages as estimate
+from instructrec_rl.language.arguments import arguments
 from instructrec_rl.language.critic import Critic
 from instructrec_rl.language.generate import Completions, Ids, complete, entropy, left_pad, log_distributions, right_pad
 from instructrec_rl.language.rollout import Rollout, roll_out
@@ -83,9 +84,9 @@ class PolicyTrainer(GRPOTrainer):
             callbacks=callbacks,
         )
         self.num_generations = samples  # TRL wants at least 2; PPO needs no group
-        self.reference = reference
+        self.reference: Any = None
         if reference is not None:
-            self.reference_model = self.accelerator.prepare_model(reference.model.eval(), evaluation_mode=True)
+            self.reference = self.accelerator.prepare_model(reference.model.eval(), evaluation_mode=True)
 
     @property
     def iteration_steps(self) -> int:
@@ -110,9 +111,9 @@ class PolicyTrainer(GRPOTrainer):
                 old = self._in_parts(self.model, ids, mask, keep) * own
         kl = torch.zeros_like(old)
         against = None
-        if self.kl_coefficient:
+        if self.reference is not None:
             with self.clock("reference"), torch.no_grad():
-                against = self._reference_logprobs(ids, mask, keep)
+                against = self._in_parts(self.reference, ids, mask, keep)
             kl = (old - against) * own
         in_loss = self.estimator == "group"  # GRPO has its KL in the loss, the others in the reward
         rewards = played.rewards if in_loss else played.rewards - self.kl_coefficient * kl
@@ -146,8 +147,9 @@ class PolicyTrainer(GRPOTrainer):
         self.beta = self.kl_coefficient if in_loss else 0.0
         per_episode = kl.sum(1).mean()
         self._log("reward", played.rewards.sum(1).mean())
-        self._log("kl", per_episode)
-        self._log("kl_coefficient", torch.tensor(self.kl_coefficient))
+        if against is not None:  # without a reference there is no KL, which is not a KL of 0
+            self._log("kl", per_episode)
+            self._log("kl_coefficient", torch.tensor(self.kl_coefficient))
         self._log("answer_tokens", own.sum(1).float().mean() * len(inputs) / max(played.num_answers, 1))
         self._log("valid", torch.tensor(float((self.dynamics.env.finder(played.texts) >= 0).mean())))
         self._next_kl(float(self._mean(per_episode)))
@@ -178,10 +180,6 @@ class PolicyTrainer(GRPOTrainer):
                 )  # fmt: skip
 
         return roll_out(self.lm, self.dynamics, rows, sample)
-
-    def _reference_logprobs(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
-        """Log-probabilities (B, T) under the reference."""
-        return self._in_parts(self.reference_model, ids, mask, keep)
 
     def _in_parts(self, model: Any, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Log-probabilities (B, T), a minibatch at a time."""
@@ -232,7 +230,7 @@ class PolicyTrainer(GRPOTrainer):
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **options: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Log-probabilities (B, T) of the last T tokens, and entropies where asked. A small head is taken whole."""
-        if self.lm.vocabulary >= LARGE_VOCABULARY and model is not getattr(self, "reference_model", None):
+        if self.lm.vocabulary >= LARGE_VOCABULARY and model is not self.reference:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, **options
             )
@@ -327,52 +325,3 @@ class PolicyTrainer(GRPOTrainer):
 
 def _paid_by_the_environment(**_: Any) -> list[float]:
     raise RuntimeError("rewards come from the environment's dynamics, not from TRL")
-
-
-def num_processes() -> int:
-    """How many processes train this run together, as torchrun and accelerate say."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def arguments(config: PPOConfig, folder: Path, seed: int, iterations: int, lm: LanguageModel) -> GRPOConfig:
-    """TRL's options for ours."""
-    minibatches = config.batch_size // config.minibatch_size
-    return GRPOConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=config.minibatch_size // num_processes(),
-        steps_per_generation=minibatches,
-        num_generations=config.batch_size,  # any divisor above 1 will do: it is set to ours afterwards
-        num_iterations=config.epochs,
-        max_steps=(steps := iterations * minibatches * config.epochs),
-        warmup_steps=round(config.warmup * steps),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="polynomial",
-        lr_scheduler_kwargs={"lr_end": 0.1 * config.learning_rate, "power": 1.0},
-        weight_decay=0.0,
-        max_grad_norm=config.max_gradient,
-        gradient_accumulation_steps=1,
-        epsilon=config.clip,
-        beta=0.0,  # the reference is ours
-        loss_type="bnpo",  # the mean over a minibatch's tokens, as PPO has it
-        scale_rewards="none",
-        entropy_coef=config.entropy,
-        temperature=config.temperature,
-        top_p=1.0,
-        top_k=0,
-        max_completion_length=lm.max_tokens,
-        shuffle_dataset=False,  # the order is made beforehand, so that a resumed run goes on in it
-        disable_dropout=True,
-        bf16=config.dtype == "bf16",
-        gradient_checkpointing=config.gradient_checkpointing,
-        use_vllm=config.vllm,
-        ddp_find_unused_parameters=False,
-        remove_unused_columns=False,
-        logging_strategy="no",
-        save_strategy="no",
-        eval_strategy="no",
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        seed=seed,
-        use_cpu=lm.model.device.type == "cpu",  # said, not found out: several processes on a CPU are DDP only so
-    )
