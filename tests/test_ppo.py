@@ -28,11 +28,11 @@ from tests.test_dqn import recorder, score, steps
 TINY = PolicyConfig(name="tiny", hidden=64, layers=2)
 WORDS = ("apple", "bridge", "candle", "desert", "engine", "forest", "guitar", "hammer")
 QUICK: dict[str, Any] = {
-    "interactions": 12_288,
+    "interactions": 16_384,
     "batch_size": 128,
     "minibatch_size": 32,
-    "learning_rate": 2e-3,
-    "kl": 0.01,
+    "learning_rate": 1e-3,
+    "kl": 0.05,
     "verbalise": 1_600,
     "sft_batch_size": 16,
     "demos": 0,
@@ -84,14 +84,14 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in step.items() if not k.startswith("seconds/")} for step in steps(folder)]
 
 
-@pytest.mark.parametrize("algo", ["ppo", "grpo", "rloo"])
-def test_learns_to_repeat_the_word(echo: Callable[..., Environment], tmp_path: Path, algo: str) -> None:
+@pytest.mark.parametrize(("algo", "kl"), [("ppo", 0.05), ("grpo", 0.1), ("rloo", 0.05)])  # each 6 of 6 seeds: 1.0
+def test_learns_to_repeat_the_word(echo: Callable[..., Environment], tmp_path: Path, algo: str, kl: float) -> None:
     env = echo()
     run = recorder(env, tmp_path / "run")
-    policy = learning.learn(env, CONFIGS[algo](**QUICK), run, TINY)
+    policy = learning.learn(env, CONFIGS[algo](**{**QUICK, "kl": kl}), run, TINY)
     assert score(policy, env)["exact_match"] >= 0.85  # 7 of 8; random has 1 of 8
     logged = [record for _, record in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
-    assert logged[-1]["step"] == 12_288
+    assert logged[-1]["step"] == 16_384
     assert logged[-1]["reward"] > logged[0]["reward"]
     for key in ("kl", "entropy", "valid", "clip_fraction", "validation/exact_match", "seconds/generate"):
         assert all(np.isfinite(line[key]) for line in logged), key
