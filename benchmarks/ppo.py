@@ -29,8 +29,8 @@ RUNS = {
         "ppo on constraints": ["reward=constraints"],
     },
     "long": {
-        "300 demonstrations": [*LONG, "algo.best_of_n=6"],
-        "no demonstrations": [*LONG, "algo.demos=0", "algo.best_of_n=8"],
+        "300 demonstrations": [*LONG, "algo.best_of_n=12"],
+        "no demonstrations": [*LONG, "algo.demos=0", "algo.best_of_n=14"],
     },
     "inputs": {name: [*INPUTS, f"policy.input={name}"] for name in ("state", "text", "both")},
 }
