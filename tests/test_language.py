@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from instructrec_rl import load_env
 from instructrec_rl.config import PolicyConfig
@@ -22,6 +24,7 @@ from instructrec_rl.language.choose import ItemTree
 from instructrec_rl.language.critic import attach, detach
 from instructrec_rl.language.generate import complete, entropy, left_pad, log_distributions, token_logprobs
 from instructrec_rl.language.models import LanguageModel, load_language_model, restore_forward
+from instructrec_rl.language.packing import pack
 from instructrec_rl.language.policy import LanguagePolicy
 from instructrec_rl.language.prompts import write_answers, write_prompts, write_turn
 from instructrec_rl.language.state_embedding import state_embeddings
@@ -203,3 +206,44 @@ def test_the_entropy_has_its_gradient() -> None:
     assert torch.allclose(found, torch.distributions.Categorical(logits=logits).entropy(), atol=1e-6)
     assert torch.allclose(logits.grad, -logp.exp() * (logp + found.detach()[..., None]), atol=1e-6)
     assert logits.grad.abs().max() > 0.1
+
+
+def test_a_packed_batch_gives_what_each_row_gives_alone(env: Environment, lm: LanguageModel) -> None:
+    prompts = write_prompts(lm, env.asked(env.splits["train"][:6]))
+    prompts = [prompt[-1 - i % len(prompt) :] for i, prompt in enumerate(prompts)]  # of many lengths
+    answers = [[5 + i, 7, *range(8, 13 - i), 6] for i in range(6)]
+    padded, before = left_pad(prompts, 0, lm.model.device)
+    width = max(map(len, answers))
+    ids = torch.cat([padded, torch.tensor([[*row, *[0] * (width - len(row))] for row in answers])], 1)
+    mask = torch.cat([before, torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in answers])], 1)
+    packed = pack(ids, mask, width)
+    assert [row[: len(p) + len(a)] for row, p, a in zip(packed.ids.tolist(), prompts, answers)] == [
+        [*p, *a] for p, a in zip(prompts, answers)
+    ]
+    assert packed.ids.shape[1] == max(len(p) + len(a) for p, a in zip(prompts, answers)) < ids.shape[1]
+    for model in (lm.model, with_learnt_positions()):
+        start = packed.shape.shortest
+        logits = model(input_ids=packed.ids, attention_mask=packed.mask).logits[:, start - 1 : -1]
+        words = packed.ids[:, start:].clamp(max=logits.shape[2] - 1)
+        found = packed.answered(token_logprobs(logits, words), start)
+        alone = logprobs_of(replace(lm, model=model), prompts, answers)
+        torch.testing.assert_close(found.sum(1), alone, atol=1e-4, rtol=1e-4)
+
+
+def with_learnt_positions() -> PreTrainedModel:
+    """A model that feels where a row begins, unlike one of rotary positions."""
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=20_000, n_positions=64, n_embd=16, n_layer=2, n_head=2)).eval()
+
+
+def test_tokens_are_drawn_as_often_as_the_model_says(env: Environment, lm: LanguageModel) -> None:
+    prompt = write_prompts(lm, env.asked(env.splits["train"][:1]))[0]
+    number = 4_000
+    torch.manual_seed(1)
+    drawn = complete(lm.model, left_pad([prompt] * number, 0, lm.model.device), 1, [0], 0, sample=True, temperature=0.7)
+    ids = torch.tensor([prompt])
+    logits = lm.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
+    likely = log_distributions(logits, 0.7)[0].exp().detach()
+    counted = torch.bincount(drawn.ids[:, 0], minlength=len(likely)) / number
+    assert (counted - likely).abs().max() < 4.5 * (likely * (1 - likely) / number).sqrt().max()
+    torch.testing.assert_close(drawn.logprobs[:, 0].exp(), likely[drawn.ids[:, 0]], atol=1e-5, rtol=1e-4)

@@ -43,7 +43,7 @@ LEVELS: list[list[str]] = [
     ["env.gym", "online_loop", "language.tokenizer", "language.state_embedding", "language.generate"],
     ["algorithms", "language", "language.advantages", "language.choose", "language.smollm2"],
     ["language.models"],
-    ["language.arguments", "language.prompts", "language.critic"],
+    ["language.arguments", "language.packing", "language.prompts", "language.critic"],
     ["language.policy", "language.rollout", "language.stages"],
     ["language.trainer"],
     ["language.learn"],

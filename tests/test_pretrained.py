@@ -108,7 +108,8 @@ def test_training_moves_the_adapters_and_leaves_the_rest(home: Path) -> None:
     moved = load_file(last)
     assert all("lora" in name or name.startswith("critic.head") for name in moved)
     assert all(value.abs().max() > 0 for name, value in moved.items() if "lora_B" in name)  # they begin at zero
-    assert metrics_of(home / "run")[-1]["kl"] > 1e-4  # the reference did not move with them
+    # the reference did not move with them; of few samples, the estimate may be negative
+    assert abs(metrics_of(home / "run")[-1]["kl"]) > 1e-4
 
 
 def test_adapters_without_their_model_say_so(home: Path) -> None:

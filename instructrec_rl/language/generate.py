@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,24 +22,24 @@ class Completions(NamedTuple):
     logprobs: Tensor
 
 
-class _KeepLogprobs(LogitsProcessor):
-    """Scales by the temperature and remembers the log-probability of each token drawn, without keeping T x V scores."""
+class _Draw(LogitsProcessor):
+    """Draws each token itself and keeps its log-probability: all but the token drawn gets a score of -inf.
+
+    transformers would take the softmax a second time, and torch.multinomial takes longer than the inverse of the
+    distribution function at one uniform number a row.
+    """
 
     def __init__(self, temperature: float) -> None:
-        self.temperature = temperature  # here, as transformers applies its own only behind us
-        self.kept: list[Tensor] = []
-        self.last: Tensor | None = None
+        self.temperature = temperature
+        self.logprobs: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.drawn(input_ids[:, -1])
-        scores = scores / self.temperature
-        self.last = scores.float().log_softmax(-1)
-        return scores
-
-    def drawn(self, tokens: Tensor) -> None:
-        """Take in the tokens (B,) that were drawn from the scores seen last."""
-        if self.last is not None:
-            self.kept.append(self.last.gather(1, tokens[:, None])[:, 0])
+        logprobs = (scores.float() / self.temperature).log_softmax(-1)
+        upto = logprobs.exp().cumsum(-1)
+        at = torch.rand(len(scores), 1, device=scores.device) * upto[:, -1:]
+        drawn = torch.searchsorted(upto, at, right=True).clamp(max=scores.shape[1] - 1)
+        self.logprobs.append(logprobs.gather(1, drawn)[:, 0])
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
 
 
 def left_pad(rows: Sequence[Ids], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -71,19 +71,17 @@ def complete(
     sample: draw from the model's own distribution at `temperature` (no top-k, no top-p), and keep the
     log-probabilities; otherwise take the likeliest token each time. Draws come from torch's global generator.
     """
-    keep = _KeepLogprobs(temperature)
-    options: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
+    draw = _Draw(temperature)
     was_training = model.training
     model.eval()
     whole = model.generate(
         input_ids=prompts[0],
         attention_mask=prompts[1],
         max_new_tokens=max_tokens,
-        do_sample=sample,
+        do_sample=False,
         eos_token_id=list(eos),
         pad_token_id=pad,
-        logits_processor=LogitsProcessorList([keep] if sample else []),
-        **options,
+        logits_processor=LogitsProcessorList([draw] if sample else []),
     )
     model.train(was_training)
     ids = whole[:, prompts[0].shape[1] :]
@@ -91,8 +89,7 @@ def complete(
     mask = (ended.cumsum(1) - ended.long() == 0).long()
     if not sample:
         return Completions(ids, mask, torch.zeros(len(ids), 0, device=ids.device))
-    keep.drawn(ids[:, -1])
-    return Completions(ids, mask, torch.stack(keep.kept, dim=1) * mask)
+    return Completions(ids, mask, torch.stack(draw.logprobs, dim=1) * mask)
 
 
 def log_distributions(logits: Tensor, temperature: float = 1.0) -> Tensor:

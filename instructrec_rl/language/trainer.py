@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from instructrec_rl.language import advantages as estimate
 from instructrec_rl.language.arguments import arguments
 from instructrec_rl.language.critic import Critic
 from instructrec_rl.language.generate import Completions, Ids, complete, entropy, left_pad, log_distributions, right_pad
+from instructrec_rl.language.packing import Packed, Shape, pack, shape_of
 from instructrec_rl.language.rollout import Rollout, roll_out
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class PolicyTrainer(GRPOTrainer):
         )
         self.estimator = ESTIMATORS[config.name]
         self.interactions, self.kl_coefficient = 0, config.kl
+        self._shape: Shape | None = None  # of the iteration's batch
+        self._packed: Packed | None = None  # how the policy's last forward pass had its rows
         samples = config.samples
         groups = config.batch_size // samples
         iterations = max(1, math.ceil(config.interactions / config.batch_size))
@@ -105,6 +108,7 @@ class PolicyTrainer(GRPOTrainer):
         ids = torch.cat([played.prompts, played.ids], 1)
         mask = torch.cat([played.prompt_mask, played.mask], 1)
         keep, own = played.ids.shape[1], played.own
+        self._shape = shape_of(mask, keep)  # one for all of the policy's passes: in equal shapes, equal bits
         old = played.logprobs
         if config.old_logprobs == "recompute" or self.use_vllm:
             with self.clock("old"), torch.no_grad():
@@ -183,23 +187,34 @@ class PolicyTrainer(GRPOTrainer):
 
     def _in_parts(self, model: Any, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Log-probabilities (B, T), a minibatch at a time."""
-        parts = zip(ids.split(self.settings.minibatch_size), mask.split(self.settings.minibatch_size))
-        return torch.cat([self._get_per_token_logps_and_entropies(model, i, m, keep)[0] for i, m in parts])
+
+        def of(rows: Tensor) -> Tensor:
+            return self._get_per_token_logps_and_entropies(model, ids[rows], mask[rows], keep)[0]
+
+        return self._minibatches(of, mask)
+
+    def _minibatches(self, of: Callable[[Tensor], Tensor], mask: Tensor) -> Tensor:
+        """`of` on minibatches of rows of like lengths, put together in the rows' own order."""
+        order = mask.sum(1).argsort(stable=True)
+        parts = [of(rows) for rows in order.split(self.settings.minibatch_size)]
+        return torch.cat(parts)[order.argsort()]
 
     def _values(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
         """The critic's values (B, T), a minibatch at a time."""
-        critic, found = self.critic, []
+        critic = self.critic
         assert critic is not None
-        for i, m in zip(ids.split(self.settings.minibatch_size), mask.split(self.settings.minibatch_size)):
+
+        def of(rows: Tensor) -> Tensor:
+            packed = pack(ids[rows], mask[rows], keep)
             with self.accelerator.autocast():
                 if critic.kind != "shared":
-                    found.append(critic(i, m))
-                else:
-                    critic.asked = True
-                    self.model(input_ids=i, attention_mask=m, logits_to_keep=1, use_cache=False)
-                    critic.asked = False
-                    found.append(critic.take())
-        return torch.cat(found)[:, -keep:]
+                    return packed.answered(critic(packed.ids, packed.mask))
+                critic.asked = True
+                self.model(input_ids=packed.ids, attention_mask=packed.mask, logits_to_keep=1, use_cache=False)
+                critic.asked = False
+                return packed.answered(critic.take())
+
+        return self._minibatches(of, mask)
 
     def _next_kl(self, kl: float) -> None:
         """The KL coefficient of the next iteration: constant, falling to a tenth, or adapted to its target."""
@@ -230,20 +245,26 @@ class PolicyTrainer(GRPOTrainer):
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **options: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Log-probabilities (B, T) of the last T tokens, and entropies where asked. A small head is taken whole."""
+        self._packed = None
         if self.lm.vocabulary >= LARGE_VOCABULARY and model is not self.reference:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, **options
             )
+        self._packed = packed = pack(
+            input_ids, attention_mask, logits_to_keep, None if model is self.reference else self._shape
+        )
+        width, start = packed.shape
         with self.accelerator.autocast():
             output = model(
-                input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep + 1, use_cache=False
+                input_ids=packed.ids, attention_mask=packed.mask, logits_to_keep=width - start + 1, use_cache=False
             )
         all_logps = log_distributions(output.logits[:, :-1], self.temperature)
-        logps = all_logps.gather(2, input_ids[:, -logits_to_keep:, None])[..., 0]
+        tokens = packed.ids[:, start:].clamp(max=all_logps.shape[2] - 1)  # a prompt's soft tokens are no words
+        logps = packed.answered(all_logps.gather(2, tokens[..., None])[..., 0], start)
         if not options.get("compute_entropy"):
             return logps, None, None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.entropy > 0):  # else it is but logged
-            return logps, entropy(all_logps), None
+            return logps, packed.answered(entropy(all_logps), start), None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's clipped policy loss, and with a critic its clipped squared error (Schulman et al. 2017)."""
@@ -254,7 +275,8 @@ class PolicyTrainer(GRPOTrainer):
             self.critic.asked = True
             loss = super()._compute_loss(model, inputs)
             self.critic.asked = False
-            values = self.critic.take()[:, -own.shape[1] :]
+            said = self.critic.take()
+            values = said[:, -own.shape[1] :] if self._packed is None else self._packed.answered(said)
             near = old + (values - old).clamp(-config.value_clip, config.value_clip)
             errors = torch.maximum((values - inputs["returns"]) ** 2, (near - inputs["returns"]) ** 2)
             value_loss = 0.5 * estimate.masked_mean(errors, own)
