@@ -10,6 +10,7 @@ import functools
 import os
 import platform
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,20 +19,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before NumPy is imported
-MODULES = tempfile.TemporaryDirectory()  # where evaluate copies a metric's script
-os.environ["HF_MODULES_CACHE"], os.environ["HF_HUB_OFFLINE"] = MODULES.name, "1"
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is imported
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
 
-import numpy as np  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from tables import markdown_table, write_between_markers  # noqa: E402  # the file beside this one
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tables import markdown_table, write_between_markers  # the file beside this one
 
-from instructrec_rl import load_reward  # noqa: E402
-from instructrec_rl.core import Batch  # noqa: E402
-from instructrec_rl.files import write_json_atomic  # noqa: E402
-from instructrec_rl.tokens import porter  # noqa: E402
+from instructrec_rl import load_reward
+from instructrec_rl.core import Batch
+from instructrec_rl.files import write_json_atomic
+from instructrec_rl.tokens import porter
 
 LENGTHS = ((8, 24), (16, 32), (32, 64))  # words a text: the dearer ROUGE's reference (its LCS is quadratic), the longer
 PACKAGES = ("rouge-score", "sacrebleu", "nltk", "evaluate", "rapidfuzz", "numpy", "better-profanity", "vaderSentiment")
@@ -266,11 +266,19 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as modules:
+        os.environ["HF_MODULES_CACHE"] = modules  # where evaluate copies a metric's script
+        compare(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Measure every case, and print and write the table."""
     porter()("imports NLTK")
     load = [os.getloadavg()[0]]
     rows: list[dict[str, Any]] = []
     for case in CASES:
         for words_each in case.lengths:
+            print(f"{case.name}, {words_each[0]} to {words_each[1]} words", file=sys.stderr, flush=True)
             rows += measure(case, words_each, args.pairs, args.repeats)
     rows += [measure_alone(name, options, args.pairs, args.repeats) for name, options in ALONE.items()]
     rows.append(measure_constraints(10 * args.pairs, args.repeats))
