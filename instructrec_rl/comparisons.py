@@ -25,9 +25,10 @@ LEAST_P = 1e-12  # a smaller p-value is written as this one: no such tail is kno
 class Difference:
     """The mean difference of two variants on the same seeds and test items, theirs taken from ours.
 
-    interval: as if it were the only comparison; p: two-sided, in [0, 1], nan with too few seeds; p_adjusted: after
+    interval: as if it were the only comparison; p: two-sided, in [0, 1]; p_adjusted: after
     Holm's correction, as p where there was none; corrected: the interval at the level at which Holm judges this
-    comparison, so that it excludes 0 exactly where p_adjusted is at most 1 - level.
+    comparison, so that it excludes 0 exactly where p_adjusted is at most 1 - level. With too few seeds, or where all
+    differences are the same, there is nothing to judge by: p and the ends are nan, and `spread` is None.
     """
 
     interval: Interval
@@ -68,11 +69,12 @@ def paired_difference(
     if first.shape != second.shape:
         raise ValueError(f"scores: expected the same seeds and items of both, got {first.shape} and {second.shape}")
     gained, num_seeds = first - second, len(first)
-    if num_seeds < MIN_SEEDS:
-        note = too_few_seeds(num_seeds)
+    note = too_few_seeds(num_seeds)
+    found = spread(gained, items=items, splits=splits) if num_seeds >= MIN_SEEDS else None
+    if found is None or found.error == 0:
+        note = note if found is None else "Every difference is the same: there is no spread to judge by."
         none = Interval(float(gained.mean()), math.nan, math.nan, level, "t", False, note)
         return Difference(none, math.nan, math.nan, none, None, num_seeds)
-    found = spread(gained, items=items, splits=splits)
     alone = _at(found, level, num_seeds)
     p = _p_value(found)
     return Difference(alone, p, p, alone, found, num_seeds)
@@ -166,11 +168,9 @@ def _p_words(difference: Difference) -> str:
 
 
 def _at(found: Spread, level: float, num_seeds: int) -> Interval:
-    half, note = found.half(level), too_few_seeds(num_seeds)
+    half = found.half(level)
     covers = num_seeds >= WIDE_BELOW
-    if found.error == 0:
-        covers, note = False, "Every difference is the same: there is no spread to judge by."
-    return Interval(found.value, found.value - half, found.value + half, level, "t", covers, note)
+    return Interval(found.value, found.value - half, found.value + half, level, "t", covers, too_few_seeds(num_seeds))
 
 
 def _p_value(found: Spread) -> float:

@@ -106,7 +106,7 @@ def interval(
     parts = strata(values, items, splits)
     found = spread_of(runs, of, parts)
     if found.error == 0:
-        note = "Every score is the same: there is no spread to judge by."
+        note = "The runs that count scored the same: there is no spread to judge by."
         return Interval(found.value, found.value, found.value, level, chosen, False, note)
     if chosen == "bootstrap":
         low, high = _bootstrap(runs, of, parts, found, level, np.random.default_rng(rng), draws)

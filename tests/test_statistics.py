@@ -163,7 +163,11 @@ def test_identical_scores_are_not_passed_off_as_certain() -> None:
     assert (found.low, found.high) == pytest.approx((0.7, 0.7))
     assert not found.covers
     assert "no spread" in found.note
-    assert paired_difference(np.full((5, 30), 0.7), np.full((5, 30), 0.7)).p == 1
+    same = paired_difference(np.full((5, 30), 0.7), np.full((5, 30), 0.2))
+    assert math.isnan(same.p)
+    assert same.verdict == "unclear"
+    assert "Every difference is the same" in comparison_sentence(same, "ppo", "dqn")
+    assert holm_corrected([same, *differences()[:1]])[1].p_adjusted == differences()[0].p
 
 
 def test_curves_meet_on_a_common_grid() -> None:
@@ -245,8 +249,10 @@ def test_holm_only_raises_and_keeps_the_order(p_values: list[float]) -> None:
 @given(SCORES)
 def test_p_is_small_exactly_where_the_interval_excludes_zero(scores: np.ndarray) -> None:
     found = paired_difference(scores, np.zeros_like(scores))
-    assert 0 < found.p <= 1
-    if abs(found.p - 0.05) > 1e-6:
+    if math.isnan(found.p):
+        assert not found.interval.excludes_zero
+    elif abs(found.p - 0.05) > 1e-6:
+        assert 0 < found.p <= 1
         assert (found.p < 0.05) == found.interval.excludes_zero
 
 
