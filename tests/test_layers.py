@@ -49,7 +49,7 @@ LEVELS: list[list[str]] = [
     ["language.learn"],
     ALGORITHMS,
     ["evaluate", "policies", "screen", "manifest"],
-    ["report_plots"],
+    ["report_plots", "answer_files"],
     ["report_sections"],
     ["report"],
     ["experiment"],
