@@ -28,6 +28,7 @@ from instructrec_rl.config import (
     RunConfig,
 )
 from instructrec_rl.core import InputError, nearest
+from instructrec_rl.experiment_files import run_settings
 from instructrec_rl.files import find_envs, find_experiments, find_rewards, read_yaml
 from instructrec_rl.options import in_words, option, out_of_range
 from instructrec_rl.overrides import Setting, parse, shown
@@ -64,16 +65,7 @@ def _expand_experiment(settings: list[Setting]) -> list[Setting]:
     rest = [s for s in settings if s.key != "experiment"]
     if not named:
         return rest
-    path = _known(named[-1], find_experiments())
-    inner: list[Setting] = []
-    for key, value in read_yaml(path).items():
-        if key == "experiment":
-            raise InputError("an experiment cannot name another one", path)
-        if key in GROUPS and isinstance(value, dict):
-            inner += [Setting(key if k == "name" else f"{key}.{k}", v, path) for k, v in value.items()]
-        elif key != "description":
-            inner.append(Setting(key, value, path))
-    return inner + rest
+    return run_settings(_known(named[-1], find_experiments())) + rest
 
 
 def _known(setting: Setting, names: Mapping[str, Any]) -> Any:

@@ -138,6 +138,9 @@ class PPOConfig:
     best_of_n_samples: int = option(6, "answers to each instruction in the first such round, half as many later", low=2)
     sft_batch_size: int = option(64, "pairs in an update of those stages", low=1)
     sft_learning_rate: float = option(2e-3, "AdamW's highest in those stages", low=0)
+    stage_cache: str = option(
+        "", "a folder where runs keep the verbaliser and the supervised stage, and take those that others made"
+    )
     eval_every: int = option(4_000, "interactions between evaluations on validation", low=1)
     checkpoint_every: int = option(8_000, "interactions between checkpoints", low=1)
     device: str = field(default="auto", metadata=DEVICE)

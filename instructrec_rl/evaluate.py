@@ -92,9 +92,12 @@ def _play_writer(policy: Writer, dynamics: Dynamics, rows: np.ndarray) -> Answer
     return Answers(rows, env.finder(texts), tuple(texts))
 
 
-def summarise(scorer: Scorer, answers: Answers) -> Summary:
-    """Means over a split, with the same by wording and by kind of constraint where the data has them."""
-    scores, parts = scorer.per_row(answers), scorer.parts(answers)
+def summarise(scorer: Scorer, answers: Answers, scores: Mapping[str, np.ndarray] | None = None) -> Summary:
+    """Means over a split, with the same by wording and by kind of constraint where the data has them.
+
+    scores: what `scorer.per_row` found of these answers, where it was asked before.
+    """
+    scores, parts = scorer.per_row(answers) if scores is None else scores, scorer.parts(answers)
     summary: Summary = {"n": len(answers.rows), **_means(scores)}
     if parts:
         summary["reward_parts"] = {name: float(values.mean()) for name, values in parts.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import os
 import signal
 import sys
@@ -13,17 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from instructrec_rl import screen
+from instructrec_rl.answer_files import write_answers, write_samples
 from instructrec_rl.config import LANGUAGE_ALGORITHMS
-from instructrec_rl.constraints import satisfies
 from instructrec_rl.core import InputError
 from instructrec_rl.encoder import load_encoder
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
-from instructrec_rl.evaluate import Answers, Scorer, Summary, chance, normalise, play, summarise
-from instructrec_rl.files import write_json_atomic, write_text_atomic
+from instructrec_rl.evaluate import Scorer, Summary, chance, normalise, play, summarise
+from instructrec_rl.files import write_json_atomic
 from instructrec_rl.manifest import forget_if_nothing_was_learned, open_folder
 from instructrec_rl.monitor import Monitor
 from instructrec_rl.policies import save_policy
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 DEFAULT_BASELINES = ("random", "popularity", "neighbour", "tfidf", "oracle")
 DEARER_BASELINES = ("centroid", "linucb", "linear_q", "supervised", "ngrams")
 NEEDED = ("random", "oracle")  # what normalises; computed in every run
-NUM_SAMPLES = 20
 
 
 def run(config: RunConfig) -> Path:
@@ -68,7 +64,8 @@ def run(config: RunConfig) -> Path:
     spent = recorder.spent  # of learning, without the baselines and the report
     save_policy(folder / "policy", config.algo.name, policy, env)
     answers = {split: play(policy, env, split) for split in _reported(env)}
-    splits = {split: summarise(scorer, answer) for split, answer in answers.items()}
+    scored = {split: (answer, scorer.per_row(answer)) for split, answer in answers.items()}
+    splits = {split: summarise(scorer, *found) for split, found in scored.items()}
     baselines = _baselines(env, scorer, config, folder)
     for each in (splits, *(b["splits"] for b in (*baselines.values(), *recorder.stages.values()))):
         normalise(each, baselines["random"]["splits"], baselines["oracle"]["splits"])
@@ -86,7 +83,8 @@ def run(config: RunConfig) -> Path:
         **_stages(recorder),
         "baselines": baselines,
     }
-    _write_samples(folder / "samples.jsonl", env, scorer, answers)
+    write_samples(folder / "samples.jsonl", scorer, scored)
+    write_answers(folder / "answers.jsonl", env, scored)
     write_json_atomic(folder / "result.json", result)
     from instructrec_rl.report import write_report  # matplotlib is imported when there is something to draw
 
@@ -215,47 +213,6 @@ def _baselines(env: Environment, scorer: Scorer, config: RunConfig, folder: Path
         policy = learn(env, ALGORITHM_CONFIGS[name](name=name, interactions=config.algo.interactions), recorder)
         found[name] = {"splits": {split: summarise(scorer, play(policy, env, split)) for split in _reported(env)}}
     return found
-
-
-def _write_samples(path: Path, env: Environment, scorer: Scorer, answers: dict[str, Answers]) -> None:
-    """Twenty answers spread evenly over the splits, each with what every reward and metric says of it."""
-    lines: list[str] = []
-    for k, (split, answer) in enumerate(answers.items()):
-        share = NUM_SAMPLES // len(answers) + (k < NUM_SAMPLES % len(answers))
-        chosen = np.unique(np.linspace(0, len(answer.rows) - 1, min(share, len(answer.rows))).round().astype(int))
-        texts = None if answer.texts is None else tuple(answer.texts[k] for k in chosen)
-        few = Answers(answer.rows[chosen], answer.items[chosen], texts)
-        scores, parts = scorer.per_row(few), scorer.parts(few)
-        for j in range(len(few.rows)):
-            lines.append(json.dumps(_sample(env, split, few, j, scores, parts), ensure_ascii=False) + "\n")
-    write_text_atomic(path, "".join(lines))
-
-
-def _sample(
-    env: Environment,
-    split: str,
-    answers: Answers,
-    j: int,
-    scores: dict[str, np.ndarray],
-    parts: dict[str, np.ndarray],
-) -> Summary:
-    example, item = env.examples[answers.rows[j]], answers.items[j]
-    sample: Summary = {
-        "split": split,
-        "id": example.id,
-        "instruction": example.instruction,
-        "response": answers.responses(env)[j],
-        "references": list(example.references),
-        "reward": float(scores["reward"][j]),
-        "reward_parts": {name: float(values[j]) for name, values in parts.items()},
-        "metrics": {name: float(values[j]) for name, values in scores.items() if name != "reward"},
-        "best_response": env.items[example.best[0]].text,
-    }
-    if constraints := example.row.get("constraints"):
-        sample["constraints"] = [
-            {**c, "satisfied": bool(item >= 0 and satisfies(c, env.items)[item])} for c in constraints
-        ]
-    return sample | ({"wording": example.row["wording"]} if "wording" in example.row else {})
 
 
 def _tracker(config: RunConfig, folder: Path) -> Callable[[int, dict[str, float]], None]:

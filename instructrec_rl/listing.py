@@ -10,6 +10,7 @@ from pathlib import Path
 from instructrec_rl.cli import Parser, run_command
 from instructrec_rl.config import ALGORITHM_NOTES
 from instructrec_rl.core import InputError, nearest
+from instructrec_rl.experiment_files import is_bench
 from instructrec_rl.files import find_envs, find_experiments, find_rewards, read_yaml
 
 
@@ -76,11 +77,20 @@ def _overrides_line(path: Path) -> str:
     return str(content.get("description") or ", ".join(f"{key}={value}" for key, value in content.items()))
 
 
+def _experiment_line(path: Path) -> str:
+    content = read_yaml(path)
+    if not is_bench(content):
+        return _overrides_line(path)
+    sizes = content.get("sizes")
+    known = f", size={'|'.join(map(str, sizes))}" if isinstance(sizes, dict) else ""
+    return f"bench{known}: {content.get('description') or 'variants'}"
+
+
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "envs": lambda: _described(find_envs(), _env_line),
     "rewards": lambda: _described(find_rewards(), _reward_line),
     "algos": lambda: dict(ALGORITHM_NOTES),
-    "experiments": lambda: _described(find_experiments(), _overrides_line),
+    "experiments": lambda: _described(find_experiments(), _experiment_line),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +84,17 @@ class Recorder:
         append_jsonl(self.folder / "metrics.jsonl", line)
         self.tracker(step, {key: value for key, value in metrics.items() if not isinstance(value, str)})
 
-    def stage(self, name: str, policy: Any, interactions: int = 0) -> None:
-        """Score the policy as a stage before learning left it, and keep that in the folder."""
+    def stage(self, name: str, policy: Any, interactions: int = 0, reused: Mapping[str, float] | None = None) -> None:
+        """Score the policy as a stage before learning left it, and keep that in the folder.
+
+        reused: where another run did the stage, the seconds that it took there.
+        """
         if not self.writes:
             return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         spent = {key: round(value, 3) for key, value in self.spent.items()}
-        self.stages[name] = {"interactions": interactions, **spent, "splits": self.score(policy)}
+        taken = {"reused": dict(reused)} if reused else {}
+        self.stages[name] = {"interactions": interactions, **spent, **taken, "splits": self.score(policy)}
         write_text_atomic(self.checkpoints / f"stage-{name}.json", json.dumps(self.stages[name]))
 
     def load_stage(self, name: str) -> bool:

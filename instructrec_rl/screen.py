@@ -164,7 +164,7 @@ class _Rate:
             return []
         rate = steps / seconds
         left = max(0, total - step) / rate
-        return [f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.2g} steps/s", f"{_duration(left)} left"]
+        return [f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.2g} steps/s", f"{duration(left)} left"]
 
 
 @dataclass
@@ -192,11 +192,12 @@ class _PlainProgress:
             return
         self.tenth, self.last_s = max(tenth, self.tenth), now
         done = f"{step:,} of {total:,} ({100 * step // max(1, total)} %)"
-        parts = [done, *pace[:1], f"{_duration(now - self.started)} elapsed", *pace[1:], *([words] if words else [])]
+        parts = [done, *pace[:1], f"{duration(now - self.started)} elapsed", *pace[1:], *([words] if words else [])]
         print(f"{self.description}: {', '.join(parts)}", file=self.console.file, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words, as "2 min 05 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import logging
 import math
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +20,10 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from instructrec_rl.core import InputError
-from instructrec_rl.language import stages
 from instructrec_rl.language.arguments import num_processes
 from instructrec_rl.language.critic import attach, detach
-from instructrec_rl.language.models import LanguageModel, load_language_model, own_copy, restore_forward
+from instructrec_rl.language.models import LanguageModel, load_language_model, restore_forward
+from instructrec_rl.language.plan import Plan
 from instructrec_rl.language.policy import LanguagePolicy
 from instructrec_rl.language.prompts import write_prompts, write_turn
 from instructrec_rl.language.state_embedding import fill_tables
@@ -53,8 +51,7 @@ def learn(env: Environment, config: PPOConfig, recorder: Recorder, policy: Polic
     kind = config.critic if config.critic != "auto" else "separate" if lm.input == "text" else "state"
     _check_model(config, kind, lm, env)
     answers = LanguagePolicy(lm, policy.decode, env.items)
-    plan = _Plan(env, config, recorder, lm, answers)
-    reference = plan.run()
+    reference = Plan(env, config, recorder, lm, answers).run()
     critic = attach(lm.model, kind) if config.name == "ppo" else None
     trainer, follower = _trainer(env, config, recorder, lm, reference, critic, answers)
     fill_tables(env.states(lm.state).vectors, lm.model, reference.model if reference else None)
@@ -110,98 +107,6 @@ def _check_model(config: PPOConfig, critic: str, lm: LanguageModel, env: Environ
             f"env.turns={env.spec.turns}: an episode may have {whole} tokens, the longest prompt {longest} of them and "
             f"each answer policy.max_tokens={lm.max_tokens}; that is more than the model's context of {lm.context}"
         )
-
-
-class _Plan:
-    """The stages before reinforcement, in order; each one's weights are kept in the run's folder once it is done."""
-
-    def __init__(self, env: Environment, config: PPOConfig, recorder: Recorder, lm: LanguageModel, policy: Any):
-        self.env, self.config, self.recorder, self.lm, self.policy = env, config, recorder, lm, policy
-        # a model that comes trained can write, and what is cheap for a small one takes hours
-        default = (10_000, 300) if lm.made_here else (0, 0)
-        self._number = default[0] if config.verbalise is None else config.verbalise
-        self._demos = default[1] if config.demos is None else config.demos
-
-    def run(self) -> LanguageModel | None:
-        """Run them all; returns the reference that the KL is taken to, None where it costs nothing."""
-        config, lm = self.config, self.lm
-        if not lm.made_here and not self.recorder.load_stage("start"):
-            self.recorder.stage("start", self.policy)  # a model that comes trained can do something before
-        reference = self._copy() if config.kl_to == "start" else None
-        if self._number:
-            self._stage("verbaliser", self._verbalise)
-        if config.kl_to == "verbaliser":
-            reference = self._copy()
-        if self._demos:
-            self._stage("supervised", self._demonstrate)
-        if config.best_of_n:
-            self._stage("best_of_n", self._improve)
-        return reference if reference is not None else self._copy()
-
-    def _copy(self) -> LanguageModel | None:
-        if not self.config.kl:
-            return None
-        return dataclasses.replace(self.lm, model=own_copy(self.lm.model).requires_grad_(False))
-
-    def _stage(self, name: str, work: Callable[[], int]) -> None:
-        """Do one stage, or read what it left when the run was stopped later. work: returns the answers it tried."""
-        path = self.recorder.folder / "checkpoints" / f"stage-{name}.safetensors"
-        torch.manual_seed(self.recorder.seed)  # so that a resumed run goes on with the same draws
-        if path.exists() and self.recorder.load_stage(name):
-            self.lm.model.load_state_dict(load_file(path), strict=False)
-        else:
-            tried = work()
-            self.recorder.stage(name, self.policy, tried)
-            if not self.recorder.writes:
-                return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            trained = {n: p.detach().cpu().contiguous() for n, p in self.lm.model.named_parameters() if p.requires_grad}
-            save_file(trained, part)
-            part.replace(path)
-
-    def _supervise(self, pairs: stages.Pairs, words: str) -> int:
-        size = max(1, self.config.sft_batch_size // num_processes())
-
-        def seen(pairs_seen: int, total: int) -> None:
-            self._seen(pairs_seen, total, f"before learning: {words}")
-
-        stages.supervise(self.lm, pairs, size, self.config.sft_learning_rate, self.recorder.seed, seen)
-        return 0
-
-    def _seen(self, done: int, total: int, words: str) -> None:
-        """Show how far a stage is; at Ctrl-C it is left at once, to be done anew by a resumed run."""
-        self.recorder.progress(done, total, words)
-        if self.recorder.stopping:
-            raise KeyboardInterrupt
-
-    def _verbalise(self) -> int:
-        rng = np.random.default_rng((self.recorder.seed, 1))
-        return self._supervise(stages.random_pairs(self.env, self.lm, self._number, rng), "verbaliser")
-
-    def _demonstrate(self) -> int:
-        rng = np.random.default_rng((self.recorder.seed, 2))
-        rows = stages.demonstrations(self.env, self._demos, rng)
-        pairs = stages.demonstration_pairs(self.env, self.lm, rows, self.config.demo_passes, 0.25, rng)
-        return self._supervise(pairs, "supervised")
-
-    def _improve(self) -> int:
-        """Rounds of best-of-n, with fewer samples after the first; returns the answers tried."""
-        config, best = self.config, stages.BestSoFar(self.env)
-        first, later = config.best_of_n_samples, max(2, config.best_of_n_samples // 2)
-        total = len(best.rows) * (first + later * (config.best_of_n - 1))
-        tried = 0
-
-        def seen(number: int) -> None:
-            nonlocal tried
-            tried += number
-            mean = best.scores[best.scores >= 0].mean()
-            self._seen(tried, total, f"before learning: best of n, mean of the best {mean:.3f}")
-
-        for k in range(config.best_of_n):
-            best.sample(self.lm, later if k else first, seen)
-            self._supervise(best.pairs(self.lm), f"best of n, round {k + 1}")
-        return tried
 
 
 def _trainer(

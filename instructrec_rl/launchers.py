@@ -1,0 +1,164 @@
+"""Where a bench's runs are carried out: as processes of this machine, or as tasks of a Ray cluster.
+
+A run is always a process of its own, with one thread, whose output goes to a log. It dies with what started it, where
+the system can see to that (Linux).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from instructrec_rl.core import InputError
+
+LAUNCHERS = ("local", "ray")
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork, after which little is safe
+FAILED_TO_START = 1
+
+
+class Launcher(Protocol):
+    """Starts runs and tells how they went. A run is known by what `start` gave."""
+
+    def start(self, overrides: Sequence[str], log: Path) -> Any:
+        """Start a run with these overrides; its output is added to the log."""
+
+    def ended(self, started: Any) -> tuple[int, float] | None:
+        """(exit code, CPU seconds) of a run that has ended, None for one that goes on."""
+
+    def interrupt(self, started: Any) -> None:
+        """Ask a run to stop where its checkpoint is whole."""
+
+    def kill(self, started: Any) -> None:
+        """Stop a run at once."""
+
+
+def start_process(overrides: Sequence[str], log: Path, inherited: int | None = None) -> subprocess.Popen[bytes]:
+    """A run as a child process, in a group of its own: Ctrl-C on the terminal is for the bench, which passes it on.
+
+    inherited: a file descriptor that the child keeps open.
+    """
+    command = [sys.executable, "-m", "instructrec_rl.run", *overrides]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment = {**os.environ, **threads, "PYTHONUNBUFFERED": "1"}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            pass_fds=() if inherited is None else (inherited,),
+            preexec_fn=_before_it_runs,
+        )
+
+
+def _before_it_runs() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job is born deaf to it, and so its children
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def cpu_of_children() -> float:
+    """CPU seconds of all child processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+class Local:
+    """Processes of this machine. inherited: a file descriptor that every one of them keeps open."""
+
+    def __init__(self, inherited: int | None = None):
+        self.inherited = inherited
+
+    def start(self, overrides: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a run."""
+        return start_process(overrides, log, self.inherited)
+
+    def ended(self, started: subprocess.Popen[bytes]) -> tuple[int, float] | None:
+        """(exit code, CPU seconds), or None."""
+        before = cpu_of_children()
+        code = started.poll()  # waits for this child alone, so what was added is its own
+        return None if code is None else (code, cpu_of_children() - before)
+
+    def interrupt(self, started: subprocess.Popen[bytes]) -> None:
+        """Pass Ctrl-C on."""
+        started.send_signal(signal.SIGINT)
+
+    def kill(self, started: subprocess.Popen[bytes]) -> None:
+        """End a run that did not stop when it was asked to."""
+        started.kill()
+
+
+def run_on_ray(overrides: Sequence[str], log: str, folder: str, path: str) -> tuple[int, float]:
+    """What a Ray worker does: carry out a run in the folder where the bench was started; (exit code, CPU seconds)."""
+    os.chdir(folder)
+    os.environ["INSTRUCTREC_PATH"] = path
+    before = cpu_of_children()
+    process = start_process(overrides, Path(log))
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # how Ray cancels a task
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    return code, cpu_of_children() - before
+
+
+class Ray:
+    """Tasks of the Ray cluster that $RAY_ADDRESS names, or of one made on this machine with `workers` CPUs.
+
+    The bench's folder, the data and the current directory must be there under the same path on every node.
+    """
+
+    def __init__(self, workers: int):
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError("launcher=ray needs the package ray: pip install 'instructrec-rl[bench]'") from error
+        self.ray = ray
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+        address = os.environ.get("RAY_ADDRESS", "")
+        if not address:
+            quiet |= {"num_cpus": workers, "include_dashboard": False}
+        try:
+            ray.init(address=address or "local", **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"launcher=ray: no cluster at {address or 'this machine'}: {reason}") from error
+        self.task = ray.remote(num_cpus=1, max_retries=0)(run_on_ray)
+        self.logs: dict[Any, Path] = {}
+
+    def start(self, overrides: Sequence[str], log: Path) -> Any:
+        """Hand a run to the cluster."""
+        started = self.task.remote(list(overrides), str(log), os.getcwd(), os.environ.get("INSTRUCTREC_PATH", ""))
+        self.logs[started] = log
+        return started
+
+    def ended(self, started: Any) -> tuple[int, float] | None:
+        """(exit code, CPU seconds), or None. What Ray itself says of a task that it lost goes to the run's log."""
+        if not self.ray.wait([started], timeout=0)[0]:
+            return None
+        try:
+            code, cpu_s = self.ray.get(started)
+        except self.ray.exceptions.RayError as error:
+            with self.logs[started].open("a", encoding="utf-8") as log:
+                log.write(f"\nray: {error}\n")
+            return FAILED_TO_START, 0.0
+        return int(code), float(cpu_s)
+
+    def interrupt(self, started: Any) -> None:
+        """Cancel the task, whose worker passes it on."""
+        self.ray.cancel(started, force=False)
+
+    def kill(self, started: Any) -> None:
+        """End the task's worker, and with it the run."""
+        self.ray.cancel(started, force=True)
