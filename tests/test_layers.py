@@ -16,8 +16,8 @@ REWARD_FILES = sorted(f"rewards/{path.name}" for path in ROOT.glob("rewards/*.py
 # its own level: no algorithm imports another, no reward file imports another. Imports inside functions count.
 LEVELS: list[list[str]] = [
     ["core"],
+    ["files"],
     [
-        "files",
         "options",
         "clauses",
         "constraints",
@@ -28,6 +28,9 @@ LEVELS: list[list[str]] = [
         "text_pairs",
         "cli",
         "monitor",
+        "rollout_log",
+        "ope.estimators",
+        "ope.regression",
     ],
     ["config", "overrides", "embedding_cache", "encoder_model", "features", "run_folder", "tokens"],
     ["rewards", "encoder"],
@@ -49,9 +52,9 @@ LEVELS: list[list[str]] = [
     ["language.learn"],
     ALGORITHMS,
     ["evaluate", "policies", "screen", "manifest"],
-    ["report_plots"],
+    ["report_plots", "ope.logs"],
     ["report_sections"],
-    ["report"],
+    ["report", "ope.judge"],
     ["experiment"],
     ["compose"],
     ["annotate.pool", "annotate.guard"],
@@ -59,7 +62,8 @@ LEVELS: list[list[str]] = [
     ["annotate.selection"],
     ["annotate.session"],
     ["annotate.server", "annotate.terminal"],
-    ["run", "listing", "new", "check", "doctor", "registration", "score", "audit", "feedback.command", "annotate"],
+    ["run", "listing", "new", "check", "doctor", "registration"],
+    ["score", "audit", "ope", "feedback.command", "annotate"],
     ["instructrec_rl", "__main__", "feedback.__main__", "annotate.__main__"],
 ]
 # Upward on purpose: (importer, imported) -> why.
