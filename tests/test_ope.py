@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrec_rl import cli, load_env
+from instructrec_rl import cli, load_env, load_policy
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.config import DQNConfig
 from instructrec_rl.ope.estimators import estimate
@@ -269,6 +269,22 @@ def test_the_command_reads_own_logs_and_feedback(home: Path, capsys: pytest.Capt
     assert code == 0
     assert "not identified: no overlap" in out
     assert "0." not in "".join(out.splitlines()[2:7])
+
+
+def test_a_texts_propensity_is_of_the_very_text(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = load_policy(home / "two")
+    asked = [example.instruction for example in load_env("toys").examples[:20]]
+    said = policy.act(asked)
+    rows = [{"instruction": text, "text": answer if k % 2 else answer.upper(), "log_propensity": float(np.log(0.5)),
+             "reward": k % 2} for text, answer in zip(asked, said) for k in range(20)]  # fmt: skip
+    rows += [{**row, "text": "\u07adL\u4e2d", "log_propensity": -900.0, "reward": 0} for row in rows[:3]]
+    Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = outcome(capsys, "logs=texts.jsonl", "policy=two", "json=texts.json")
+    assert (code, err) == (0, "")
+    found = json.loads(Path("texts.json").read_text())
+    assert found["largest_weight"] == pytest.approx(2)
+    assert found["effective"] == pytest.approx(200), "only the answers that are the very text"
+    assert found["estimates"]["SNIPS"]["value"] == pytest.approx(1), out
 
 
 LINE = {"instruction": "a toy", "response": "red circle", "reward": 1, "propensity": 0.5}

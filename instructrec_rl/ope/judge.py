@@ -103,14 +103,14 @@ def _distribution(
 
 
 def _features(target: TextPolicy, answers: list[str]) -> np.ndarray:
-    """psi (M, F) of all answers: of items alone their attributes or texts, else every text's embedding."""
-    if len(answers) == len(target.items):
-        features, _ = item_features(
-            target.items, "auto", lambda: target.encoder.encode([item.text for item in target.items])
-        )
-    else:
-        features = target.encoder.encode([answer.partition("\0")[2] for answer in answers])
-    return _reduced(features.astype(np.float32), COMPONENTS["answer"])
+    """psi (M, F) of all answers: an item's attributes or text; for a text those of the item that it names, and zeros
+    where it names none; what a policy that explores writes is often no text that the encoder would read.
+    """
+    items = target.items
+    known, _ = item_features(items, "auto", lambda: target.encoder.encode([item.text for item in items]))
+    features = _reduced(known.astype(np.float32), COMPONENTS["answer"])
+    named = ItemFinder(items)([answer.partition("\0")[2] for answer in answers[len(items) :]])
+    return np.concatenate([features, np.where(named[:, None] >= 0, features[named], 0.0)])
 
 
 def _reduced(vectors: np.ndarray, count: int) -> np.ndarray:
