@@ -21,6 +21,7 @@ COMMANDS = {
     "feedback": ("instructrec_rl.feedback.command", "check, judge, merge, export and import human feedback"),
     "score": ("instructrec_rl.score", "score a file of responses against a file of references"),
     "audit": ("instructrec_rl.audit", "probe a reward before training: does a degenerate answer earn too much?"),
+    "ope": ("instructrec_rl.ope", "judge a policy by what another one logged (off-policy evaluation)"),
     "annotate": ("instructrec_rl.annotate", "serve a page where people rate, compare, rank and correct responses"),
     "doctor": ("instructrec_rl.doctor", "versions, device, threads, encoder and cache"),
 }

@@ -142,7 +142,7 @@ def forget_if_nothing_was_learned(folder: Path) -> None:
     if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
         return
     shutil.rmtree(folder / "feedback", ignore_errors=True)  # versions of a reward that follows people
-    for name in ("config.yaml", "manifest.json"):
+    for name in ("config.yaml", "manifest.json", "rollouts.jsonl"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty
         folder.rmdir()

@@ -18,8 +18,8 @@ class Learner(Protocol):
     policy: Any
     state: dict[str, Any]
 
-    def answer(self) -> None:
-        """Answer once in every environment and learn from what happened."""
+    def answer(self, recorder: Recorder) -> None:
+        """Answer once in every environment, log the answers as rollouts, and learn from what happened."""
         ...
 
     def report(self) -> dict[str, float]:
@@ -46,7 +46,7 @@ def train(learner: Learner, env: Environment, config: BanditConfig, recorder: Re
     words, metric = "", env.spec.metrics[0]
     while (step := learner.state["step"]) < config.interactions and not recorder.stop_learning:
         env.reward.at(step)
-        learner.answer()
+        learner.answer(recorder)
         now = learner.state["step"]
         done = now >= config.interactions
         if done or now // config.eval_every > step // config.eval_every:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.core import InputError
 from instructrec_rl.files import append_jsonl, read_jsonl, write_text_atomic, writing
+from instructrec_rl.rollout_log import RolloutLog
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ KEPT_CHECKPOINTS = 2  # the last, and the one before it in case the disk lost th
 
 
 class Recorder:
-    """Writes metrics.jsonl and checkpoints/ for a learning loop, and reads them again when a run is resumed.
+    """Writes metrics.jsonl, rollouts.jsonl and checkpoints/ of a learning loop, and goes on from them in a resumed run.
 
     folder: the run's folder; seed: the run's seed; validate: scores a policy on the validation split, greedily
     (metric -> mean); progress: called with (step, total, words) for the screen; tracker: called with (step, metrics);
@@ -46,6 +47,7 @@ class Recorder:
     ):
         self.folder, self.seed, self.validate = folder, seed, validate
         self.score, self.writes = score, writes
+        self.rollouts = RolloutLog(folder, writes)
         self.stages: dict[str, Any] = {}  # what stages before learning came to, by name, as result.json has it
         self.best_step: int | None = None  # where the policy that is kept stood, for algorithms that keep the best
         self.stopping = False  # set at Ctrl-C: the loop then writes a checkpoint where its state is whole, and stops
@@ -81,6 +83,7 @@ class Recorder:
             return
         with writing(self.folder):  # made here: an algorithm that logs nothing leaves no folder
             self.folder.mkdir(parents=True, exist_ok=True)
+        self.rollouts.flush()
         append_jsonl(self.folder / "metrics.jsonl", line)
         self.tracker(step, {key: value for key, value in metrics.items() if not isinstance(value, str)})
 
@@ -109,6 +112,7 @@ class Recorder:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
+        self.rollouts.flush()  # before: a checkpoint vouches for the answers up to it
         text = json.dumps({"step": step, "spent": self.spent, **state})
         target = self.checkpoints / f"step-{step:012d}.safetensors"
         part = target.with_suffix(f".{os.getpid()}.part")
@@ -125,14 +129,14 @@ class Recorder:
             old.unlink()
 
     def load_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The newest checkpoint (tensors, state), or None; metrics logged after it are dropped, to be logged anew."""
+        """The newest checkpoint (tensors, state), or None; what was logged after it is dropped, to be logged anew."""
         from safetensors import safe_open
 
         for part in self.checkpoints.glob("*.part"):
             part.unlink()
         found = sorted(self.checkpoints.glob("step-*.safetensors"))
         if not found:
-            self._forget_metrics_after(-1)
+            self._forget_after(-1)
             return None
         with safe_open(found[-1], framework="pt") as file:
             state = json.loads(file.metadata()["state"])
@@ -141,12 +145,13 @@ class Recorder:
         return tensors, state
 
     def go_on_from(self, step: int, spent: dict[str, float]) -> None:
-        """Be where a checkpoint was: its time spent, and no metrics from after it. A step of -1 is the start."""
+        """Be where a checkpoint was: its time spent, and no lines from after it. A step of -1 is the start."""
         self._before = spent or self._before
         self._started = (time.perf_counter(), time.process_time())
-        self._forget_metrics_after(step)
+        self._forget_after(step)
 
-    def _forget_metrics_after(self, step: int) -> None:
+    def _forget_after(self, step: int) -> None:
+        self.rollouts.forget_after(step)
         path = self.folder / "metrics.jsonl"
         if path.exists() and self.writes:
             data = path.read_bytes()

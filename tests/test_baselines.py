@@ -270,7 +270,7 @@ def test_linucb_equals_ridge_regression_in_closed_form(make, train, tmp_path):
     update = learner._update
     learner._update = lambda x, chosen, rewards: (seen.append((x, chosen, rewards)), update(x, chosen, rewards))[1]
     while learner.state["step"] < 500:
-        learner.answer()
+        learner.answer(Recorder(tmp_path / "run", 0, lambda policy: {}))
     x, chosen, rewards = (np.concatenate(part) for part in zip(*seen))
     for place, item in enumerate(learner.menu):
         mine = x[chosen == place]

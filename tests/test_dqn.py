@@ -122,14 +122,14 @@ def test_save_and_load_answer_alike(toys: Callable[..., Path], tmp_path: Path) -
     assert not list(tmp_path.glob("*.pkl"))
 
 
-def test_the_target_is_the_papers(toys: Callable[..., Path]) -> None:
+def test_the_target_is_the_papers(toys: Callable[..., Path], tmp_path: Path) -> None:
     """With the learning rate at 0, the logged loss is the hand-computed double-DQN error of the sampled batch."""
     toys(turns=3)
     env = load_env("toys")
     config = replace(SMALL, learning_rate=0.0, gamma=0.7, dropout=0.0, dtype="fp32")
     learner = dqn.Learner(env, config, seed=0)
     for _ in range(6):
-        learner.explore()
+        learner.explore(recorder(env, tmp_path / "run"))
     with torch.no_grad():  # so that online and target networks disagree
         for weights in learner.target.parameters():
             weights.add_(0.05 * torch.randn_like(weights))

@@ -16,8 +16,8 @@ REWARD_FILES = sorted(f"rewards/{path.name}" for path in ROOT.glob("rewards/*.py
 # its own level: no algorithm imports another, no reward file imports another. Imports inside functions count.
 LEVELS: list[list[str]] = [
     ["core"],
+    ["files"],
     [
-        "files",
         "options",
         "clauses",
         "constraints",
@@ -29,6 +29,9 @@ LEVELS: list[list[str]] = [
         "variance",
         "cli",
         "monitor",
+        "rollout_log",
+        "ope.estimators",
+        "ope.regression",
     ],
     ["config", "overrides", "embedding_cache", "encoder_model", "features", "fingerprints", "run_folder", "tokens"],
     ["rewards", "encoder", "experiment_files", "launchers", "statistics"],
@@ -51,9 +54,9 @@ LEVELS: list[list[str]] = [
     ["language.learn"],
     ALGORITHMS,
     ["evaluate", "policies", "screen", "manifest"],
-    ["report_plots", "answer_files"],
+    ["report_plots", "ope.logs", "answer_files"],
     ["report_sections"],
-    ["report"],
+    ["report", "ope.judge"],
     ["experiment"],
     ["compose"],
     ["bench_plan"],
@@ -64,19 +67,8 @@ LEVELS: list[list[str]] = [
     ["annotate.selection"],
     ["annotate.session"],
     ["annotate.server", "annotate.terminal"],
-    [
-        "run",
-        "bench",
-        "listing",
-        "new",
-        "check",
-        "doctor",
-        "registration",
-        "score",
-        "audit",
-        "feedback.command",
-        "annotate",
-    ],
+    ["run", "bench", "listing", "new", "check", "doctor", "registration"],
+    ["score", "audit", "ope", "feedback.command", "annotate"],
     ["instructrec_rl", "__main__", "feedback.__main__", "annotate.__main__"],
 ]
 # Upward on purpose: (importer, imported) -> why.

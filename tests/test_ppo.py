@@ -200,6 +200,9 @@ def test_several_turns_are_one_sequence_with_a_reward_at_the_end_of_each(echo: C
 
     played = roll_out(lm, env.dynamics("train"), rows, say)
     assert played.num_answers == 6
+    assert [line["turn"] for line in played.answers] == [0, 0, 0, 1, 1, 2]
+    assert [line["log_propensity"] for line in played.answers][:2] == [-float(len(right[rows[0]])), -float(len(wrong))]
+    assert [line["id"] for line in played.answers].count(env.examples[rows[2]].id) == 3
     assert played.rewards.sum(1).tolist() == pytest.approx([1.0, 0.9, -0.2])
     for row, turns in enumerate((1, 2, 3)):
         own = played.own[row].bool()

@@ -63,7 +63,7 @@ def assert_resumes_like(whole: Path, home: Path, *overrides: str) -> None:
     folder = home / "run"
     assert result_of(folder) == result_of(whole)
     assert metrics_of(folder) == metrics_of(whole)
-    for name in ("samples.jsonl", "config.yaml", "policy/network.safetensors", "policy/policy.json"):
+    for name in ("samples.jsonl", "rollouts.jsonl", "config.yaml", "policy/network.safetensors", "policy/policy.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     assert not list((folder / "checkpoints").glob("*.part"))
     assert (folder / "report.html").exists()

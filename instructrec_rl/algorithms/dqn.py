@@ -28,6 +28,7 @@ from instructrec_rl.env.states import Asked
 from instructrec_rl.features import item_features
 from instructrec_rl.files import write_text_atomic
 from instructrec_rl.networks import SetNetwork, StateReader, pick_device
+from instructrec_rl.rollout_log import boltzmann_propensity
 
 if TYPE_CHECKING:
     from instructrec_rl.config import DQNConfig
@@ -178,7 +179,7 @@ class Learner:
         with self.accelerator.autocast():
             return network(self.reader(rows), context).float()
 
-    def explore(self) -> None:
+    def explore(self, recorder: Recorder) -> None:
         """Answer once in every environment (in fewer where the budget ends), and keep what happened."""
         config, dynamics = self.config, self.dynamics
         turn = self.turn.select(slice(config.interactions - self.count["step"]))
@@ -194,6 +195,10 @@ class Learner:
         chosen = np.where(at_random, self.rng.integers(len(dynamics.menu), size=len(chosen)), chosen)
         items = dynamics.menu[chosen]
         outcome = dynamics.step(turn, items)
+        likely = boltzmann_propensity(values / temperature, chosen, config.epsilon)
+        ids, names = dynamics.env.row_ids[turn.rows], dynamics.env.item_ids[items]
+        turns = turn.turn if dynamics.turns > 1 else None
+        recorder.rollouts.add_items(self.count["step"], ids, names, likely, outcome.rewards, turns)
         self.replay.add(turn, items, outcome)
         self.sums["reward"] += float(outcome.rewards.sum())
         self.sums["answers"] += len(items)
@@ -303,7 +308,7 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
     metric = env.spec.metrics[0]
     while (step := learner.count["step"]) < config.interactions and not recorder.stop_learning:
         env.reward.at(step)
-        learner.explore()
+        learner.explore(recorder)
         for _ in range(config.updates_per_step):
             learner.update()
         now = learner.count["step"]

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save
 from instructrec_rl.env.environment import Turn
 from instructrec_rl.files import write_bytes_atomic
 from instructrec_rl.online_loop import train
+from instructrec_rl.rollout_log import NEAR_TIE, greedy_propensity
 
 if TYPE_CHECKING:
     from instructrec_rl.config import LinearQConfig
@@ -91,18 +92,21 @@ class Learner:
     def _features(self, turn: Turn) -> np.ndarray:
         return self.policy.features(self.states.take(turn.rows), self.dynamics.context(turn.tried, turn.last_score))
 
-    def answer(self) -> None:
+    def answer(self, recorder: Recorder) -> None:
         """Answer once in every environment and learn from what happened."""
         config, dynamics, turn, step = self.config, self.dynamics, self.turn, self.state["step"]
         rng = np.random.default_rng((self.seed, step))  # of the step alone, so resuming needs no generator's state
         weights = self.policy.weights[dynamics.menu]
         features = self._features(turn)
         values = features @ weights.T
-        chosen = (values + 1e-6 * rng.random(values.shape)).argmax(1)  # ties at random
+        chosen = (values + NEAR_TIE * rng.random(values.shape)).argmax(1)  # ties at random
         at_random = rng.random(len(chosen)) < config.epsilon
         chosen = np.where(at_random, rng.integers(len(dynamics.menu), size=len(chosen)), chosen)
         items = dynamics.menu[chosen]
         outcome = dynamics.step(turn, items)
+        likely, turns = greedy_propensity(values, chosen, config.epsilon), turn.turn if dynamics.turns > 1 else None
+        ids, names = dynamics.env.row_ids[turn.rows], dynamics.env.item_ids[items]
+        recorder.rollouts.add_items(step, ids, names, likely, outcome.rewards, turns)
         target = outcome.rewards
         if dynamics.turns > 1:
             ahead = (self._features(outcome.turn) @ weights.T).max(1)

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save
 
 from instructrec_rl.files import write_bytes_atomic
 from instructrec_rl.online_loop import train
+from instructrec_rl.rollout_log import NEAR_TIE, greedy_propensity
 
 if TYPE_CHECKING:
     from instructrec_rl.config import LinUCBConfig
@@ -81,7 +82,7 @@ class Learner:
         self.contexts = self.policy.context(self.env.states("sentence").take(self.rows))
         self.inverse = np.linalg.inv(self.precision).astype(np.float32)  # scoring needs no more
 
-    def answer(self) -> None:
+    def answer(self, recorder: Recorder) -> None:
         """Choose for one batch of instructions, see the rewards, and update the models of the items chosen."""
         step, config = self.state["step"], self.config
         size = min(config.num_envs, config.interactions - step)
@@ -90,8 +91,11 @@ class Learner:
         x = self.contexts[drawn]
         variance = (np.matmul(self.inverse, x.T) * x.T).sum(1)
         bound = self.policy.theta[self.menu] @ x.T + config.alpha * np.sqrt(np.maximum(variance, 0))
-        chosen = (bound + 1e-6 * rng.random(bound.shape)).argmax(0)
-        rewards = self.env.reward_table(self.rows[drawn], self.menu[chosen])
+        chosen = (bound + NEAR_TIE * rng.random(bound.shape)).argmax(0)
+        rows, items = self.rows[drawn], self.menu[chosen]
+        rewards = self.env.reward_table(rows, items)
+        likely = greedy_propensity(bound.T, chosen)
+        recorder.rollouts.add_items(step, self.env.row_ids[rows], self.env.item_ids[items], likely, rewards)
         self._update(x.astype(np.float64), chosen, rewards)
         self.state = {
             "step": step + size,

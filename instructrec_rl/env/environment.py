@@ -41,6 +41,8 @@ class Environment:
         self.splits = self.spec.splits
         self.instructions = np.array([example.instruction for example in self.examples], dtype=object)
         self.item_texts = np.array([item.text for item in self.items], dtype=object)
+        self.row_ids = np.array([example.id for example in self.examples], dtype=object)
+        self.item_ids = np.array([item.id for item in self.items], dtype=object)
         self._states: dict[str, States] = {}
 
     @cached_property

@@ -25,6 +25,8 @@ ANONYMOUS = "anonymous"
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Asked = Annotated[str, StringConstraints(pattern=r"\S")]
+SHOWN = "probability with which this response was the one shown, for off-policy evaluation"
+Propensity = Annotated[float | None, Field(gt=0, le=1, description=SHOWN)]
 
 
 class _Common(BaseModel):
@@ -56,6 +58,7 @@ class Rating(_Common):
     response: str
     rating: float = Field(allow_inf_nan=False)
     scale: list[float] = Field([1.0, 5.0], min_length=2, max_length=2, description="lowest and highest rating")
+    propensity: Propensity = None
 
     @model_validator(mode="after")
     def _check_scale(self) -> Rating:
@@ -79,6 +82,7 @@ class Thumbs(_Common):
     instruction: Asked
     response: str
     up: bool
+    propensity: Propensity = None
 
 
 class Preference(_Common):

@@ -115,8 +115,9 @@ def _trainer(
     follower = Follower(env, config, recorder, policy)
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     trainer = PolicyTrainer(
-        lm, env.dynamics("train"), config, reference, critic, recorder.checkpoints, recorder.seed, [follower]
-    )
+        lm, env.dynamics("train"), config, reference, critic, recorder.checkpoints, recorder.seed, [follower],
+        recorder.rollouts,
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     follower.trainer = trainer
     return trainer, follower
@@ -151,6 +152,7 @@ class Follower(TrainerCallback):
     def kept(self, folder: Path) -> dict[str, Any]:  # called in the first process only
         """What a checkpoint of the trainer holds beside its own: the best weights so far, and how far it is."""
         save_file(self.best, folder / BEST)
+        self.recorder.rollouts.flush()
         return {
             "best_score": self.best_score,
             "best_step": self.best_step,

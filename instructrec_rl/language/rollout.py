@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ Sampler = Callable[[list[Ids]], Completions]
 class Rollout(NamedTuple):
     """B episodes. prompts, prompt_mask: (B, P), padded on the left; ids, mask: (B, T) everything behind the prompt,
     padded on the right; own: (B, T) 1 on the policy's tokens, 0 on what stood between its answers; logprobs, rewards:
-    (B, T) float32, the rewards at the last token of each turn; texts: the last answer of each; num_answers: in all.
+    (B, T) float32, the rewards at the last token of each turn; texts: the last answer of each; answers: every
+    answer as a line of rollouts.jsonl, in the order they were given.
     """
 
     prompts: Tensor
@@ -31,7 +32,12 @@ class Rollout(NamedTuple):
     logprobs: Tensor
     rewards: Tensor
     texts: list[str]
-    num_answers: int
+    answers: list[dict[str, Any]]
+
+    @property
+    def num_answers(self) -> int:
+        """How many answers were given in all the episodes."""
+        return len(self.answers)
 
 
 def roll_out(lm: LanguageModel, dynamics: Dynamics, rows: np.ndarray, sample: Sampler) -> Rollout:
@@ -44,7 +50,8 @@ def roll_out(lm: LanguageModel, dynamics: Dynamics, rows: np.ndarray, sample: Sa
     own: list[list[int]] = [[] for _ in rows]
     logprobs: list[list[float]] = [[] for _ in rows]
     rewards: list[list[float]] = [[] for _ in rows]
-    texts, num_answers = [""] * len(rows), 0
+    texts: list[str] = [""] * len(rows)
+    given: list[dict[str, Any]] = []
     going, turn = np.arange(len(rows)), dynamics.start(rows)
     while len(going):
         written = sample([prompts[i] + ids[i] for i in going])
@@ -52,13 +59,21 @@ def roll_out(lm: LanguageModel, dynamics: Dynamics, rows: np.ndarray, sample: Sa
         answers = [row[:n] for row, n in zip(written.ids.tolist(), lengths)]
         said = lm.tokenizer.batch_decode(answers, skip_special_tokens=True)
         outcome = dynamics.step_texts(turn, said)
-        num_answers += len(going)
         for j, (i, kept) in enumerate(zip(going, written.logprobs.tolist())):
             ids[i] += answers[j]
             own[i] += [1] * lengths[j]
             logprobs[i] += kept[: lengths[j]]
             rewards[i] += [0.0] * (lengths[j] - 1) + [float(outcome.rewards[j])]
             texts[i] = said[j]
+            given.append(
+                {
+                    "id": dynamics.env.examples[rows[i]].id,
+                    "text": said[j],
+                    "log_propensity": round(sum(kept[: lengths[j]]), 6),
+                    "reward": round(float(outcome.rewards[j]), 6),
+                    **({"turn": int(turn.turn[j])} if dynamics.turns > 1 else {}),
+                }
+            )
         on = ~(outcome.terminated | outcome.truncated)
         going, turn = going[on], outcome.turn.select(on)
         for i, between in zip(going, write_turn(lm, outcome.scores[on].tolist())) if len(going) else ():
@@ -79,5 +94,5 @@ def roll_out(lm: LanguageModel, dynamics: Dynamics, rows: np.ndarray, sample: Sa
         right_pad(logprobs, 0.0, torch.float32).to(device),
         right_pad(rewards, 0.0, torch.float32).to(device),
         texts,
-        num_answers,
+        given,
     )

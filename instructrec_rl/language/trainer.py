@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from instructrec_rl.config import PPOConfig
     from instructrec_rl.env.environment import Dynamics
     from instructrec_rl.language.models import LanguageModel
+    from instructrec_rl.rollout_log import RolloutLog
 
 STATE = "instructrec.json"  # written last: a checkpoint that has it is whole
 WEIGHTS = "trainable.safetensors"
@@ -47,7 +49,7 @@ LARGE_VOCABULARY = 16_384  # from here on TRL's fused head, which never holds al
 
 class PolicyTrainer(GRPOTrainer):
     """Trains `lm` on episodes of `dynamics`. reference: a frozen copy that the KL is taken to, or None where the KL
-    costs nothing; critic: attached to the model, for PPO.
+    costs nothing; critic: attached to the model, for PPO; rollouts: logs every answer.
 
     One iteration: `batch_size` episodes, then `epochs` passes over them in minibatches of `minibatch_size`, in a new
     order each time.
@@ -63,8 +65,10 @@ class PolicyTrainer(GRPOTrainer):
         folder: Path,
         seed: int,
         callbacks: list[TrainerCallback],
+        rollouts: RolloutLog | None = None,
     ):
         self.lm, self.dynamics, self.settings, self.critic = lm, dynamics, config, critic
+        self.rollouts = rollouts
         self.timed: dict[str, float] = dict.fromkeys(
             ("generate", "reward", "old", "reference", "value", "forward", "backward", "optimizer"), 0.0
         )
@@ -104,7 +108,10 @@ class PolicyTrainer(GRPOTrainer):
         self.dynamics.env.reward.at(self.interactions)
         with self.clock("reward"):  # and what goes with it: prompts, decoding, the world's turns
             played = self.play(np.array([row["row"] for row in inputs]))
-        self.interactions += int(self._sum(torch.tensor(float(played.num_answers))).item())
+        answers = gather_object(played.answers)
+        if self.rollouts is not None:
+            self.rollouts.add_texts(self.interactions, answers)
+        self.interactions += len(answers)
         ids = torch.cat([played.prompts, played.ids], 1)
         mask = torch.cat([played.prompt_mask, played.mask], 1)
         keep, own = played.ids.shape[1], played.own
