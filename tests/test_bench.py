@@ -155,9 +155,9 @@ def test_a_run_that_fails_is_tried_again_and_stops_no_other(home: Path, capsys: 
         "    return [1.0] * len(batch.responses)\n"
     )
     write_bench(home, TINY.replace("variants:\n", "variants:\n  moody: {algo: dqn, reward: moody}\n", 1))
-    assert command() == 1
+    assert command() == 2  # what a user's reward raises is wrong input
     said = capsys.readouterr()
-    assert "moody-0: failed (exit code 1), is tried again" in said.err
+    assert "moody-0: failed (exit code 2), is tried again" in said.err
     assert f"moody-0 failed 2 times; its log: {home / 'b' / 'moody-0.log'}" in said.out
     assert "ValueError: not in the mood" in said.out
     runs = runs_of(home)

@@ -231,17 +231,17 @@ def test_a_disk_that_is_read_only(home: Path, disk: Disk) -> None:
 @pytest.mark.parametrize(
     ("what", "options"),
     [
-        ("metrics.jsonl", ("algo.checkpoint_every=1000000",)),
+        ("rollouts.jsonl", ("algo.checkpoint_every=1000000",)),
         ("checkpoints/step-", ("algo.checkpoint_every=2048",)),
     ],
-    ids=["metrics", "checkpoint"],
+    ids=["lines", "checkpoint"],
 )
 def test_a_disk_that_fills_up_on_the_way(
     home: Path, disk: Disk, whole: Path, what: str, options: tuple[str, ...]
 ) -> None:
     (checkpoint,) = whole.glob("checkpoints/step-000000012800.safetensors")
     two_and_a_half = round(2.5 * checkpoint.stat().st_size / 1024)
-    disk(16 if what == "metrics.jsonl" else two_and_a_half)
+    disk(400 if what == "rollouts.jsonl" else two_and_a_half)
     done = main_job(*MANY, *options, cwd=home)
     assert done.returncode == 2, done.stderr
     *before, last = done.stderr.splitlines()
@@ -249,7 +249,7 @@ def test_a_disk_that_fills_up_on_the_way(
     assert re.search(r"no space left|the disk took \d+ of \d+ bytes", last, re.IGNORECASE)
     assert all(re.match(r"dqn on constraints: [\d,]+ of 12,800 ", line) for line in before), done.stderr
     kept = list((home / "disk" / "run").glob("checkpoints/step-*.safetensors"))
-    assert len(kept) == (0 if what == "metrics.jsonl" else 2)
+    assert len(kept) == (0 if what == "rollouts.jsonl" else 2)
     assert not list((home / "disk" / "run").rglob("*.part"))
     assert metrics_before(home / "disk" / "run") > 3
     disk(200 * 1024)

@@ -81,7 +81,9 @@ TRL_BASED = {
     "algorithms.reward_model",
 }  # what may import TRL
 MAX_LINES = 350
-LONGER: dict[str, int] = {}  # path -> how many lines it may have, for a training loop that reads top to bottom
+LONGER: dict[str, int] = {
+    "instructrec_rl/language/trainer.py": 360
+}  # path -> how many lines it may have, for a training loop that reads top to bottom
 
 
 def modules() -> dict[str, Path]:

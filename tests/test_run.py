@@ -127,6 +127,7 @@ def test_the_run_folder_is_whole(finished: tuple[Path, Any]) -> None:
         "manifest.json",
         "metrics.jsonl",
         "result.json",
+        "rollouts.jsonl",
         "samples.jsonl",
         "answers.jsonl",
         "policy",
