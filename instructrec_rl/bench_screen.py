@@ -112,8 +112,9 @@ class BenchScreen:
 
         done, left = sum(state.status in ENDED for state in self.states), seconds_left(self.states, self.workers, now)
         rest = "" if left == 0 else ", time left not known yet" if left is None else f", about {duration(left)} left"
-        caption = f"{done} of {len(self.states)} runs{rest}; 0 % is random, 100 % the oracle, mean over the test splits"
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", caption=caption, caption_justify="left")
+        title = f"{done} of {len(self.states)} runs{rest}"
+        look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "header_style": "dim"}
+        table = Table(title=title, title_justify="left", title_style="", **look)
         for head, justify in zip(heads_of(self.states), ("left", "right", "left", "right", "right")):
             table.add_column(head, justify=justify)  # type: ignore[arg-type]
         for row in rows_of(self.states):
