@@ -45,13 +45,17 @@ class Kind:
 
 def solved(shift: float) -> Kind:
     """Items that are solved or not: 0/1 with a logistic chance."""
-    chance = lambda skill, ease: expit(shift + skill + 1.5 * ease)  # noqa: E731
-    share = float(Kind("", None, lambda skill: chance(skill[:, None], QUANTILES).mean(axis=1)).truth(0.0)[0])
-    return Kind(
-        f"0/1, {100 * share:.0f} % solved",
-        lambda skill, ease, rng: (rng.random(np.broadcast_shapes(skill.shape, ease.shape)) < chance(skill, ease)) * 1.0,
-        lambda skill: chance(skill[:, None], QUANTILES).mean(axis=1),
-    )
+
+    def chance(skill: np.ndarray, ease: np.ndarray) -> np.ndarray:
+        return expit(shift + skill + 1.5 * ease)
+
+    def draw(skill: np.ndarray, ease: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return (rng.random(np.broadcast_shapes(skill.shape, ease.shape)) < chance(skill, ease)) * 1.0
+
+    def expected(skill: np.ndarray) -> np.ndarray:
+        return chance(skill[:, None], QUANTILES).mean(axis=1)
+
+    return Kind(f"0/1, {100 * float(expected(np.zeros(1))[0]):.0f} % solved", draw, expected)
 
 
 def noise(skill: np.ndarray, ease: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REDRAW_S = 0.5
 ENDED = ("done", "failed")
+LEFT = (0, 2)  # columns of words
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -112,10 +113,11 @@ class BenchScreen:
 
         done, left = sum(state.status in ENDED for state in self.states), seconds_left(self.states, self.workers, now)
         rest = "" if left == 0 else ", time left not known yet" if left is None else f", about {duration(left)} left"
-        caption = f"{done} of {len(self.states)} runs{rest}; 0 % is random, 100 % the oracle, mean over the test splits"
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", caption=caption, caption_justify="left")
-        for head, justify in zip(heads_of(self.states), ("left", "right", "left", "right", "right")):
-            table.add_column(head, justify=justify)  # type: ignore[arg-type]
+        title = f"{done} of {len(self.states)} runs{rest}"
+        look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "header_style": "dim"}
+        table = Table(title=title, title_justify="left", title_style="", **look)
+        for place, head in enumerate(heads_of(self.states)):
+            table.add_column(head, justify="left" if place in LEFT else "right")
         for row in rows_of(self.states):
             style = "red" if row.get("failed") else "bold" if row.get("running") else ""
             table.add_row(*map(Text, cells_of(row)), style=style)
@@ -145,9 +147,8 @@ def result_lines(states: Sequence[State]) -> list[str]:
     """The table at the end as plain lines, aligned by spaces."""
     rows = [heads_of(states), *(cells_of(row) for row in rows_of(states))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = (0, 2)
     lines = []
     for row in rows:
-        cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        cells = [c.ljust(w) if i in LEFT else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))]
         lines.append("  ".join(cells).rstrip())
     return ["normalised, mean over seeds and test splits: 0 % is random, 100 % the oracle", *lines]

@@ -98,7 +98,7 @@ def _expand(
     named, place = _mapping(content["variants"], "variants", path), f"sizes.{size}"
     common = _overrides(content.get("overrides", {}), "overrides", path)
     of_size = _overrides(chosen.get("overrides", {}), f"{place}.overrides", path)
-    own = _mapping(chosen["variants"], f"{place}.variants", path) if "variants" in chosen else {}
+    own = _mapping(chosen.get("variants"), f"{place}.variants", path, empty=True)
     for name in own:
         if name not in named:
             raise InputError(f'{place}.variants: there is no variant "{name}".{nearest(name, named)}', path)

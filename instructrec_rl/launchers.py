@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ LAUNCHERS = ("local", "ray")
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork, after which little is safe
 FAILED_TO_START = 1
+LOOK_EVERY_S = 0.2
 
 
 class Launcher(Protocol):
@@ -62,7 +64,9 @@ def start_process(overrides: Sequence[str], log: Path, inherited: int | None = N
 
 
 def _before_it_runs() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job is born deaf to it, and so its children
+    # A shell's background job is born deaf to Ctrl-C, a Ray worker blocks it, and children take after their parents.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -105,12 +109,13 @@ def run_on_ray(overrides: Sequence[str], log: str, folder: str, path: str) -> tu
     before = cpu_of_children()
     process = start_process(overrides, Path(log))
     try:
-        code = process.wait()
+        while process.poll() is None:  # not wait(): Ray's cancelling is felt between two lines of Python only
+            time.sleep(LOOK_EVERY_S)
     except KeyboardInterrupt:  # how Ray cancels a task
         process.send_signal(signal.SIGINT)
         process.wait()
         raise
-    return code, cpu_of_children() - before
+    return process.returncode, cpu_of_children() - before
 
 
 class Ray:

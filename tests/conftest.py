@@ -6,8 +6,12 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from instructrec_rl.env.environment import Environment
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "star")
+WORDS = ("apple", "bridge", "candle", "desert", "engine", "forest", "guitar", "hammer")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,3 +90,35 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     """Call it to write the toys environment (with changes to env.yaml) into an empty current directory."""
     monkeypatch.chdir(tmp_path)
     return lambda **about: write_toys(tmp_path, **about)
+
+
+def write_echo(folder: Path, **about: object) -> None:
+    """An environment `echo`: say the word that the instruction holds."""
+    home = folder / "envs" / "echo"
+    home.mkdir(parents=True)
+    header = {"name": "echo", "version": 1, "format": "catalog", "action": "generate", "metrics": ["exact_match"]}
+    lines = [f"{key}: {json.dumps(value)}" for key, value in {**header, **about}.items()]
+    (home / "env.yaml").write_text("\n".join(lines) + "\n")
+    items = [{"id": word, "name": word, "text": word} for word in WORDS]
+    (home / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    ways = {"train": ("say {}", "repeat {}", "{}"), "validation": ("please say {}",), "test": ("now repeat {}",)}
+    rows = [
+        {"id": f"{split}-{i}-{word}", "instruction": way.format(word), "split": split, "best": [word]}
+        for split, given in ways.items()
+        for i, way in enumerate(given)
+        for word in WORDS
+    ]
+    (home / "instructions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Environment]:
+    monkeypatch.chdir(tmp_path)
+
+    def make(**about: object) -> Environment:
+        from instructrec_rl import load_env
+
+        write_echo(tmp_path, **about)
+        return load_env("echo", reward="exact_match")
+
+    return make

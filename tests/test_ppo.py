@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from instructrec_rl import load_env
 from instructrec_rl.config import GRPOConfig, PolicyConfig, PPOConfig, RLOOConfig
 from instructrec_rl.core import InputError
 from instructrec_rl.env.environment import Environment
@@ -26,7 +24,6 @@ from instructrec_rl.language.trainer import PolicyTrainer
 from tests.test_dqn import recorder, score, steps
 
 TINY = PolicyConfig(name="tiny", hidden=64, layers=2)
-WORDS = ("apple", "bridge", "candle", "desert", "engine", "forest", "guitar", "hammer")
 QUICK: dict[str, Any] = {
     "interactions": 16_384,
     "batch_size": 128,
@@ -40,36 +37,6 @@ QUICK: dict[str, Any] = {
     "checkpoint_every": 2_048,
 }
 CONFIGS = {"ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}
-
-
-def write_echo(folder: Path, **about: object) -> None:
-    """An environment `echo`: say the word that the instruction holds."""
-    home = folder / "envs" / "echo"
-    home.mkdir(parents=True)
-    header = {"name": "echo", "version": 1, "format": "catalog", "action": "generate", "metrics": ["exact_match"]}
-    lines = [f"{key}: {json.dumps(value)}" for key, value in {**header, **about}.items()]
-    (home / "env.yaml").write_text("\n".join(lines) + "\n")
-    items = [{"id": word, "name": word, "text": word} for word in WORDS]
-    (home / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    ways = {"train": ("say {}", "repeat {}", "{}"), "validation": ("please say {}",), "test": ("now repeat {}",)}
-    rows = [
-        {"id": f"{split}-{i}-{word}", "instruction": way.format(word), "split": split, "best": [word]}
-        for split, given in ways.items()
-        for i, way in enumerate(given)
-        for word in WORDS
-    ]
-    (home / "instructions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-@pytest.fixture
-def echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Environment]:
-    monkeypatch.chdir(tmp_path)
-
-    def make(**about: object) -> Environment:
-        write_echo(tmp_path, **about)
-        return load_env("echo", reward="exact_match")
-
-    return make
 
 
 def weights(policy: LanguagePolicy) -> dict[str, torch.Tensor]:

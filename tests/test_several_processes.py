@@ -16,9 +16,8 @@ from instructrec_rl.env.environment import Environment
 from instructrec_rl.files import read_jsonl
 from instructrec_rl.language.learn import learn
 from tests.test_dqn import recorder
-from tests.test_ppo import QUICK, TINY, echo
+from tests.test_ppo import QUICK, TINY
 
-__all__ = ["echo"]
 ROOT = Path(__file__).resolve().parent.parent
 
 

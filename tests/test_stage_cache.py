@@ -15,7 +15,7 @@ from instructrec_rl.env.environment import Environment
 from instructrec_rl.language import learn as learning
 from instructrec_rl.language.stage_files import alone
 from tests.test_dqn import recorder
-from tests.test_ppo import QUICK, TINY, echo, same, steps_of  # noqa: F401 (echo is a fixture)
+from tests.test_ppo import QUICK, TINY, same, steps_of
 
 SHORT: dict[str, Any] = {**QUICK, "interactions": 256, "verbalise": 256, "eval_every": 128, "demos": 4}
 SHORT |= {"demo_passes": 8}
@@ -27,7 +27,7 @@ def files_of(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("critic", ["state", "separate"])
 def test_what_is_taken_is_what_would_have_been_computed(
-    echo: Callable[..., Environment],  # noqa: F811
+    echo: Callable[..., Environment],
     tmp_path: Path,
     critic: str,
 ) -> None:
@@ -50,7 +50,7 @@ def test_what_is_taken_is_what_would_have_been_computed(
 
 
 def test_what_comes_after_may_differ_and_what_goes_in_may_not(
-    echo: Callable[..., Environment],  # noqa: F811
+    echo: Callable[..., Environment],
     tmp_path: Path,
 ) -> None:
     env, cache = echo(), tmp_path / "cache"
@@ -71,7 +71,7 @@ def test_what_comes_after_may_differ_and_what_goes_in_may_not(
 
 
 def test_a_run_stopped_behind_its_stages_resumes_bit_for_bit(
-    echo: Callable[..., Environment],  # noqa: F811
+    echo: Callable[..., Environment],
     tmp_path: Path,
 ) -> None:
     """No checkpoint is there yet, so the critic is made anew: by the same draws as in the run that never stopped."""

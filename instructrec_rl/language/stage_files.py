@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from instructrec_rl.core import InputError
 from instructrec_rl.files import writing
 from instructrec_rl.fingerprints import digest, sha256_of_code
 from instructrec_rl.language.generate import Ids
+from instructrec_rl.language.trained_weights import save_trained, trained_of
 
 GENERATOR = "torch_rng_state"  # beside the weights: a critic's first weights are drawn after the last stage
 LOOK_EVERY_S = 0.2
@@ -34,19 +35,18 @@ LOOK_EVERY_S = 0.2
 
 def save_stage(path: Path, model: nn.Module, spent: dict[str, float]) -> None:
     """Write the trained weights, whole or not at all. spent: the seconds that the stage took, kept in the file."""
-    trained = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
     part = path.with_suffix(f".{os.getpid()}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({**trained, GENERATOR: torch.get_rng_state()}, part, metadata={"spent": json.dumps(spent)})
+        save_trained({**trained_of(model), GENERATOR: torch.get_rng_state()}, part, spent=json.dumps(spent))
         part.replace(path)
 
 
 def load_stage(path: Path, model: nn.Module) -> dict[str, float]:
     """Read what `save_stage` wrote into the model; returns the seconds that the stage took where it was done."""
     with safe_open(path, framework="pt") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         spent: dict[str, float] = json.loads((file.metadata() or {}).get("spent", "{}"))
+    found = load_file(path)
     if GENERATOR in found:
         torch.set_rng_state(found.pop(GENERATOR))
     model.load_state_dict(found, strict=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,19 +20,20 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
+from instructrec_rl.files import write_json_atomic
 from instructrec_rl.language import advantages as estimate
 from instructrec_rl.language.arguments import arguments
 from instructrec_rl.language.critic import Critic
 from instructrec_rl.language.generate import Completions, Ids, complete, entropy, left_pad, log_distributions, right_pad
 from instructrec_rl.language.packing import Packed, Shape, pack, shape_of
 from instructrec_rl.language.rollout import Rollout, roll_out
+from instructrec_rl.language.trained_weights import WEIGHTS, load_trained, save_trained, trained_of
 
 if TYPE_CHECKING:
     from instructrec_rl.config import PPOConfig
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from instructrec_rl.rollout_log import RolloutLog
 
 STATE = "instructrec.json"  # written last: a checkpoint that has it is whole
-WEIGHTS = "trainable.safetensors"
 ESTIMATORS = {"ppo": "gae", "grpo": "group", "rloo": "leave_one_out"}
 LARGE_VOCABULARY = 16_384  # from here on TRL's fused head, which never holds all logits, is worth its second pass
 
@@ -137,21 +136,10 @@ class PolicyTrainer(GRPOTrainer):
             "old_per_token_logps": old,
             "num_items_in_batch": self._sum(own.sum().float()),
         }
-        if self.estimator == "gae":
-            with self.clock("value"), torch.no_grad():
-                values = self._values(ids, mask, keep) * own
-            lam = config.gae_lambda
-            if lam is None:
-                lam = 1.0 if self.critic is not None and self.critic.kind == "state" else 0.95
-            advantage, returns = estimate.gae(rewards, values, own, config.gamma, lam)
-            output |= {"old_values": values, "returns": returns}
-            self._log("explained_variance", estimate.explained_variance(values, returns, own))
-            self._log("value", estimate.masked_mean(values, own))
-        else:
-            of_group = {"group": estimate.group_relative, "leave_one_out": estimate.leave_one_out}[self.estimator]
-            advantage = of_group(rewards.sum(1), config.samples)[:, None] * own
-            if in_loss and against is not None:
-                output["ref_per_token_logps"] = against
+        if in_loss and against is not None:
+            output["ref_per_token_logps"] = against
+        advantage, of_critic = self._advantages(rewards, ids, mask, own)
+        output |= of_critic
         if config.whiten:
             advantage = estimate.whiten(advantage, own, self._sum)
         output["advantages"] = advantage
@@ -165,6 +153,21 @@ class PolicyTrainer(GRPOTrainer):
         self._log("valid", torch.tensor(float((self.dynamics.env.finder(played.texts) >= 0).mean())))
         self._next_kl(float(self._mean(per_episode)))
         return output
+
+    def _advantages(self, rewards: Tensor, ids: Tensor, mask: Tensor, own: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Advantages (B, T), and with a critic the values and returns (B, T) that it learns from."""
+        config, keep = self.settings, own.shape[1]
+        if self.estimator != "gae":
+            of_group = {"group": estimate.group_relative, "leave_one_out": estimate.leave_one_out}[self.estimator]
+            return of_group(rewards.sum(1), config.samples)[:, None] * own, {}
+        with self.clock("value"), torch.no_grad():
+            values = self._values(ids, mask, keep) * own
+        of_state = self.critic is not None and self.critic.kind == "state"
+        lam = config.gae_lambda if config.gae_lambda is not None else 1.0 if of_state else 0.95
+        advantage, returns = estimate.gae(rewards, values, own, config.gamma, lam)
+        self._log("explained_variance", estimate.explained_variance(values, returns, own))
+        self._log("value", estimate.masked_mean(values, own))
+        return advantage, {"old_values": values, "returns": returns}
 
     def play(self, rows: np.ndarray) -> Rollout:
         """Sampled episodes of some rows (B,), by vLLM where it is on."""
@@ -301,22 +304,15 @@ class PolicyTrainer(GRPOTrainer):
 
     def trainable(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Every trained tensor by name: adapters or all weights, the state's projection, the critic."""
-        model = self.accelerator.unwrap_model(self.model)
-        names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        return {name: value for name, value in (state or model.state_dict()).items() if name in names}
+        return trained_of(self.accelerator.unwrap_model(self.model), state)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.trainable(state_dict).items()}
-        save_file(tensors, folder / WEIGHTS)
+        save_trained(self.trainable(state_dict), folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.accelerator.unwrap_model(model or self.model)
-        missing = set(self.trainable()) ^ set(tensors := load_file(Path(resume_from_checkpoint) / WEIGHTS))
-        if missing:
-            raise ValueError(f"{resume_from_checkpoint}: not a checkpoint of this model ({sorted(missing)[0]})")
-        model.load_state_dict(tensors, strict=False)
+        load_trained(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint) / WEIGHTS)
         state = json.loads((Path(resume_from_checkpoint) / STATE).read_text())
         self.interactions, self.kl_coefficient = state["interactions"], state["kl_coefficient"]
 
@@ -329,9 +325,7 @@ class PolicyTrainer(GRPOTrainer):
             for callback in self.callback_handler.callbacks:
                 if hasattr(callback, "kept"):
                     state |= callback.kept(folder)
-            part = folder / f"{STATE}.part"
-            part.write_text(json.dumps(state))
-            os.replace(part, folder / STATE)
+            write_json_atomic(folder / STATE, state)
 
     # -- small things -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,30 @@
+"""The part of a model that is trained, as a file: adapters or all weights, the state's projection, the critic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WEIGHTS = "trainable.safetensors"
+
+
+def trained_of(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Every trained tensor of a model by name, out of `state` where that is given."""
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: value for name, value in (state or model.state_dict()).items() if name in names}
+
+
+def save_trained(tensors: dict[str, Tensor], path: Path, **about: str) -> None:
+    """Write tensors; about: texts kept in the file's head."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path, metadata=about)
+
+
+def load_trained(model: nn.Module, path: Path) -> None:
+    """Read what `save_trained` wrote back into the model. Raises ValueError where it is of another model."""
+    tensors = load_file(path)
+    missing = set(trained_of(model)) ^ set(tensors)
+    if missing:
+        raise ValueError(f"{path}: not of this model ({sorted(missing)[0]})")
+    model.load_state_dict(tensors, strict=False)
