@@ -197,15 +197,19 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 
     Raises InputError where the disk refuses, ValueError for NaN and infinities.
     """
-    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    append_bytes(path, (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add whole lines by a single `os.write` in append mode. Raises InputError where the disk refuses."""
     with writing(path):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            written = os.write(handle, line)
+            written = os.write(handle, data)
         finally:
             os.close(handle)
-    if written != len(line):
-        raise InputError(f"cannot write: the disk took {written} of {len(line)} bytes of a line", path)
+    if written != len(data):
+        raise InputError(f"cannot write: the disk took {written} of {len(data)} bytes", path)
 
 
 def sha256_file(path: Path) -> str:

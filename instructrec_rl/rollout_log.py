@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from instructrec_rl.core import InputError
-from instructrec_rl.files import writing
+from instructrec_rl.files import append_bytes, writing
 
 FILE = "rollouts.jsonl"
 NEAR_TIE = 1e-6  # learners that break ties at random add at most this to a value
@@ -77,10 +76,7 @@ class RolloutLog:
         self._lines, self._size = [], 0
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
-                written = file.write(data)
-        if written != len(data):
-            raise InputError(f"cannot write: the disk took {written} of {len(data)} bytes", self.path)
+        append_bytes(self.path, data)
 
     def forget_after(self, step: int) -> None:
         """Drop the answers after an interaction (all of them for -1), and a last line that a kill cut short."""
