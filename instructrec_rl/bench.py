@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 HELP = """usage: instructrec-rl bench experiment=NAME [option=value]... [group.option=value]...
 
-Carry out the runs of a bench (variants x seeds), several at once, and gather their results in DIR/bench.json.
+Carry out the runs of a bench (variants x seeds), several at once; their results are in DIR/bench.json, and a report
+over all of them is DIR/report.html.
 
 benches:
 {benches}
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for words in filter(None, (words for _, words in looked)):
             print(words, file=sys.stderr)
         launcher: Launcher = Local(lock.fileno()) if options.launcher == "local" else Ray(options.workers)
-        about = _about(bench, options, arguments)
+        about = _about(bench, options, arguments, further)
         started = time.monotonic()
 
         def keep() -> None:
@@ -194,12 +195,18 @@ def _conclude(states: list[State], codes: set[int], out: Path) -> int:
             print(f"\n{state.run.name} failed {ATTEMPTS} times; its log: {state.log}")
             print("\n".join(f"  {line}" for line in state.last_words()))
     print(f"results: {out / 'bench.json'}")
+    if any(state.status == "done" for state in states):
+        from instructrec_rl.bench_gather import gather
+        from instructrec_rl.bench_report import write_reports
+
+        print(f"report: {write_reports(out, gather(out))}")
     if not codes:
         return DONE
     return WRONG_INPUT if codes == {WRONG_INPUT} else FAULT
 
 
-def _about(bench: Bench, options: Options, arguments: list[str]) -> dict[str, Any]:
+def _about(bench: Bench, options: Options, arguments: list[str], further: list[str]) -> dict[str, Any]:
+    everywhere = {setting.key: setting.value for setting in parse(further)}
     return {
         "experiment": bench.name,
         "description": bench.description,
@@ -208,7 +215,7 @@ def _about(bench: Bench, options: Options, arguments: list[str]) -> dict[str, An
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "launcher": options.launcher,
         "workers": options.workers,
-        "variants": bench.variants,
+        "variants": {name: {**own, **everywhere} for name, own in bench.variants.items()},
     }
 
 

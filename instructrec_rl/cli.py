@@ -14,7 +14,7 @@ from instructrec_rl.core import InputError, nearest
 COMMANDS = {
     "run": ("instructrec_rl.run", "train a policy, evaluate it and write a report"),
     "bench": ("instructrec_rl.bench", "carry out many runs (variants x seeds) side by side, resumable"),
-    "report": ("instructrec_rl.report", "write the report of a run folder again"),
+    "report": ("instructrec_rl.report", "write the report of a run again, or one over a bench or several runs"),
     "list": ("instructrec_rl.listing", "list envs, rewards, algos or experiments"),
     "new": ("instructrec_rl.new", "make a working environment or reward to start from"),
     "check": ("instructrec_rl.check", "check environments and rewards"),

@@ -1,4 +1,6 @@
-"""A run's report: one self-contained HTML page made from the files of its folder. `instructrec-rl report DIR`.
+"""`instructrec-rl report DIR...`: the report of a run, one self-contained HTML page made from its folder's files.
+
+Of a bench, or of several runs, bench_report.py writes one report over all of them.
 
 Nothing in the page is fetched and nothing runs: text from the data is escaped, and a content security policy forbids
 scripts, so that an instruction that holds markup is shown and not obeyed.
@@ -20,9 +22,14 @@ from instructrec_rl.files import read_jsonl, write_text_atomic
 from instructrec_rl.report_sections import text
 from instructrec_rl.screen import figure, main_metric, share, values_of
 
+HELP = """Write the report of finished runs again.
+
+  instructrec-rl report RUN               RUN/report.html, of one run
+  instructrec-rl report BENCH             BENCH/report.html, .md, .csv and .json, over all runs of a bench
+  instructrec-rl report RUN RUN...        the same over single runs, in --out
+  instructrec-rl report BENCH BENCH...    benches compared: what changed, in --out; a kept report.json may stand for one
+"""
 ANCHORS = ("random", "oracle")  # 0 % and 100 % by definition, so never "the highest baseline"
-# A control character would be dropped or break the page; U+FFFD shows that one was there.
-CONTROLS = {code: "�" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True)
@@ -100,32 +107,6 @@ def write_report(run_dir: Path) -> Path:
 
 def page(run: Run) -> str:
     """The whole page as HTML."""
-    title = f"{run.result['env']} · {run.result['algo']} · {run.result['reward']} · seed {run.result['seed']}"
-    result = run.result
-    css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    html = "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{text(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>",
-            _header(run),
-            "<main>",
-            sections.compared(result),
-            sections.bars(result),
-            sections.curves(run.metrics, result.get("best_step"), result.get("monitor")),
-            sections.wordings(result),
-            sections.kinds(result, run.samples),
-            sections.samples(run.samples),
-            sections.repeat(run.manifest, run.config, result),
-            f"</main>\n<footer>Written by instructrec-rl from the files in {text(run.folder.name)}.</footer>",
-            "</body>\n</html>\n",
-        ]
-    )
-    return html.translate(CONTROLS)
-
-
-def _header(run: Run) -> str:
     result, manifest = run.result, run.manifest
     facts = {
         "reward": result["reward"],
@@ -135,12 +116,20 @@ def _header(run: Run) -> str:
         "interactions": f"{result['interactions']:,}" if "interactions" in result else None,
         "CPU time": f"{result['cpu_s']:,.0f} s" if "cpu_s" in result else None,
     }
-    listed = "".join(f"<div><dt>{k}</dt><dd>{text(v)}</dd></div>" for k, v in facts.items() if v not in (None, ""))
-    heading, said = f"{result['algo']} on {result['env']}", text(summary(result)).replace(" %", "&nbsp;%")
-    return (
-        f'<header>\n<p class="eyebrow">Report of a run</p>\n<h1>{text(heading)}</h1>\n<dl class="facts">{listed}</dl>\n'
-        f'<p class="lead">{said}</p>\n</header>'
-    )
+    parts = [
+        sections.header("Report of a run", f"{result['algo']} on {result['env']}", facts, summary(result)),
+        "<main>",
+        sections.compared(result),
+        sections.bars(result),
+        sections.curves(run.metrics, result.get("best_step"), result.get("monitor")),
+        sections.wordings(result),
+        sections.kinds(result, run.samples),
+        sections.samples(run.samples),
+        sections.repeat(manifest, run.config, result),
+        f"</main>\n<footer>Written by instructrec-rl from the files in {text(run.folder.name)}.</footer>",
+    ]
+    title = f"{result['env']} · {result['algo']} · {result['reward']} · seed {result['seed']}"
+    return sections.document(title, "\n".join(parts))
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -176,13 +165,32 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`instructrec-rl report DIR`: write DIR/report.html again and print its path. Returns the exit code."""
-    parser = Parser(
-        prog="instructrec-rl report", description="Write the report of a finished run again: DIR/report.html."
+    """`instructrec-rl report DIR...`: write the report of a run or of several, and print its path."""
+    parser = Parser(prog="instructrec-rl report", description=HELP)
+    parser.add_argument(
+        "paths", metavar="DIR", nargs="+", type=Path, help="run folders, bench folders, report.json files"
     )
-    parser.add_argument("run_dir", metavar="DIR", type=Path, help="a run folder, such as runs/pizza_rec-dqn-...")
-    print(write_report(parser.parse_args(argv).run_dir))
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the report of several goes (default: in the one "
+                        "bench's folder; of more, in ./compared)")  # fmt: skip
+    options = parser.parse_args(argv)
+    first = options.paths[0]
+    from instructrec_rl.bench_gather import is_bench
+    from instructrec_rl.bench_report import results_of, write_reports
+
+    if len(options.paths) == 1 and options.out is None and first.is_dir() and not is_bench(first):
+        print(write_report(first))
+        return DONE
+
+    results, compared = results_of(options.paths)
+    print(write_reports(options.out or _place(options.paths), results, compared))
     return DONE
+
+
+def _place(paths: Sequence[Path]) -> Path:
+    """Where the report of several runs goes: into the bench's folder, or into a new one where there are more."""
+    if len(paths) > 1:
+        return Path("compared")
+    return paths[0] if paths[0].is_dir() else paths[0].parent
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def bars_svg(names: Sequence[str], values: Sequence[float | None], label: str, p
 
     shown = [0.0 if value is None else value for value in values]
     low, high = min(0.0, *shown), max(1.0, *shown)
-    units = [_cut(name) for name in names]
+    units = [cut(name) for name in names]
     left = 0.16 + 0.066 * max(_units(name) for name in units)
     width, height = 3.0, 0.34 + 0.225 * len(names)
     drawing = Figure(figsize=(width, height))
@@ -58,10 +58,10 @@ def bars_svg(names: Sequence[str], values: Sequence[float | None], label: str, p
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks([])
     axes.set_xticks([0, 1], ["0", "1"] if raw else ["random", "oracle"])
-    _plain(axes)
+    plain(axes)
     axes.axvline(0, color=INKS["dim"], linewidth=0.8)
     axes.axvline(1, color=INKS["dim"], linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-    return _svg(drawing, label, prefix)
+    return svg_of(drawing, label, prefix)
 
 
 def curves_svg(lines: Sequence[dict[str, Any]], keys: Sequence[str], best_step: int | None, label: str,
@@ -90,15 +90,15 @@ def curves_svg(lines: Sequence[dict[str, Any]], keys: Sequence[str], best_step: 
     axes.margins(y=0.08)
     axes.set_xlim(0, max(1, *(line["step"] for line in lines)) * 1.02)
     axes.set_xlabel("interactions", fontsize=8, color=INKS["dim"])
-    axes.xaxis.set_major_formatter(_thousands)
+    axes.xaxis.set_major_formatter(thousands)
     axes.grid(axis="y", color=INKS["line"], linewidth=0.7)
     axes.set_axisbelow(True)
-    _plain(axes)
+    plain(axes)
     _cpu_axis(axes, lines)
     legend = drawing.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INKS["ink"])
     for name in legend.get_texts():
         name.set_parse_math(False)
-    return _svg(drawing, label, prefix)
+    return svg_of(drawing, label, prefix)
 
 
 def _points(lines: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -121,14 +121,16 @@ def _cpu_axis(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
     top.set_xlim(axes.get_xlim())
     top.set_xticks(np.interp(ticks, seconds, steps), [f"{tick:g}" for tick in ticks])
     top.set_xlabel("CPU seconds", fontsize=8, color=INKS["dim"])
-    _plain(top)
+    plain(top)
 
 
-def _thousands(value: float, _: float | None) -> str:
+def thousands(value: float, _: float | None) -> str:
+    """A tick's label: 20k for 20,000."""
     return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Take the frame and the ticks' marks off."""
     axes.patch.set_alpha(0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -140,7 +142,8 @@ def _units(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """A name as it fits beside a figure."""
     if _units(text) <= LABEL_UNITS:
         return text
     while _units(text) >= LABEL_UNITS:
@@ -148,7 +151,7 @@ def _cut(text: str) -> str:
     return text + "…"
 
 
-def _svg(drawing: Figure, label: str, prefix: str) -> str:
+def svg_of(drawing: Figure, label: str, prefix: str) -> str:
     """The drawing as an <svg> element to be put in a page: unique ids, CSS colours, no metadata, no namespaces."""
     import matplotlib
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from instructrec_rl.report_plots import bars_svg, curves_svg
@@ -11,6 +12,8 @@ from instructrec_rl.screen import answerers, figure, main_metric, share, values_
 
 Result = dict[str, Any]
 
+# A control character would be dropped or break the page; U+FFFD shows that one was there.
+CONTROLS = {code: "�" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 SAMPLES = 20
 SHOWN_REFERENCES = 3
 OPS = {"has": "has", "lacks": "lacks", "is": "is", "is_not": "is not", "any_of": "is one of", "none_of": "is none of",
@@ -20,6 +23,30 @@ OPS = {"has": "has", "lacks": "lacks", "is": "is", "is_not": "is not", "any_of":
 def text(value: Any) -> str:
     """A value as inert HTML text."""
     return escape(str(value))
+
+
+def document(title: str, body: str) -> str:
+    """A whole page that fetches nothing and runs nothing. title: a text; body: HTML."""
+    css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    html = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+    return html.translate(CONTROLS)
+
+
+def header(eyebrow: str, heading: str, facts: Mapping[str, Any], lead: str) -> str:
+    """The page's head: what it is, its title, facts (an empty one is left out) and what the figures say; all texts."""
+    listed = "".join(
+        f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in facts.items() if v not in (None, "")
+    )
+    said = text(lead).replace(" %", "&nbsp;%")
+    return (
+        f'<header>\n<p class="eyebrow">{text(eyebrow)}</p>\n<h1>{text(heading)}</h1>\n'
+        f'<dl class="facts">{listed}</dl>\n<p class="lead">{said}</p>\n</header>'
+    )
 
 
 def section(heading: str, note: str, *parts: str) -> str:

@@ -74,7 +74,10 @@ def test_a_bench_ends_is_reused_and_repeats_what_changed(home: Path, capsys: pyt
     assert lines[0].endswith(f"3 runs, 0 of them done before, 1 at once, in {home / 'b'}")
     assert lines[-1].startswith("dqn-1: done in ")
     assert "(3 of 3)" in lines[-1]
-    assert said.out.splitlines()[-1] == f"results: {home / 'b' / 'bench.json'}"
+    assert said.out.splitlines()[-2:] == [
+        f"results: {home / 'b' / 'bench.json'}",
+        f"report: {home / 'b' / 'report.html'}",
+    ]
     assert "\x1b" not in said.out + said.err
     runs, first = runs_of(home), made(home)
     assert list(runs) == ["popularity-0", "dqn-0", "dqn-1"]
