@@ -9,33 +9,17 @@ constraints satisfied; the DQN sees nothing but their ratings. Runs that DIR alr
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
-from synthetic_annotators import rate
 from tables import markdown_table, write_between_markers
 from whole_runs import Result, finished, interval
 
 from instructrec_rl import load_env
+from instructrec_rl.feedback.simulate import simulate
+from instructrec_rl.files import write_jsonl_atomic
 
 SPLITS = ("iid", "frame", "combo", "cold", "phrase", "both")
-
-
-def write_ratings(path: Path, size: int, seed: int) -> None:
-    """Ratings of `size` distinct pairs, drawn uniformly."""
-    env = load_env("pizza_rec", reward="constraints")
-    rows, menu, rng = env.spec.rows("train"), env.spec.menu("train"), np.random.default_rng(seed)
-    pairs = rng.choice(len(rows) * len(menu), size, replace=False)
-    row, item = rows[pairs // len(menu)], menu[pairs % len(menu)]
-    sample = env.reward_table(rng.choice(rows, 50_000), rng.choice(menu, 50_000))
-    given = rate((env.reward_table(row, item) - sample.mean()) / sample.std(), rng)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as stream:
-        for k in range(size):
-            about = {"kind": "rating", "id": f"{k:06}", "annotator": f"a{given.who[k]}", "env": "pizza_rec"}
-            texts = {"instruction": env.instructions[row[k]], "response": env.items[item[k]].name}
-            stream.write(json.dumps({**about, **texts, "rating": float(given.rating[k])}) + "\n")
 
 
 def main() -> None:
@@ -51,7 +35,9 @@ def main() -> None:
         for seed in arguments.seeds:
             home = (arguments.out / f"ratings-{size}-{seed}").resolve()
             if not (home / "ratings.jsonl").exists():
-                write_ratings(home / "ratings.jsonl", size, seed)
+                lines = simulate(load_env("pizza_rec", reward="constraints"), size, seed)
+                home.mkdir(parents=True, exist_ok=True)
+                write_jsonl_atomic(home / "ratings.jsonl", lines)
             options = ["env=pizza_rec", "reward=human_feedback", f"reward.folder={home}", f"seed={seed}"]
             runs.setdefault(f"dqn on {size:,} ratings", []).append(
                 finished(arguments.out / f"run-{size}-{seed}", options)

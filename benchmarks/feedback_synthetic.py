@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
-from synthetic_annotators import rate
 from tables import markdown_table, write_between_markers
 from whole_runs import interval
 
@@ -22,6 +21,7 @@ from instructrec_rl.encoder import Encoder, load_encoder
 from instructrec_rl.feedback.judgements import collect
 from instructrec_rl.feedback.learned import LearnedReward, learn
 from instructrec_rl.feedback.schema import make_record
+from instructrec_rl.feedback.simulate import rate
 
 ASKED = "Where should we go for a weekend?"
 PARTS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from instructrec_rl.compose import compose
 from instructrec_rl.config import LANGUAGE_ALGORITHMS, EnvConfig, RunConfig
 from instructrec_rl.core import InputError
 from instructrec_rl.env.spec import load_spec
-from instructrec_rl.experiment_files import Bench
-from instructrec_rl.files import feedback_folders, find_rewards, sha256_file
+from instructrec_rl.experiment_files import RATINGS, Bench
+from instructrec_rl.files import feedback_folders, find_rewards, sha256_file, write_jsonl_atomic, writing
 from instructrec_rl.fingerprints import digest, sha256_of_code
 from instructrec_rl.overrides import shown
 
@@ -51,19 +52,44 @@ def plan(bench: Bench, out: Path, further: Sequence[str] = ()) -> list[PlannedRu
     runs: list[PlannedRun] = []
     data: dict[str, str] = {}
     for variant, chosen in bench.variants.items():
-        options = [override(key, value) for key, value in {"baselines": "none", **chosen}.items()] + list(further)
+        own_options = {"baselines": "none", **chosen}
+        ratings = own_options.pop(RATINGS, None)
+        options = [override(key, value) for key, value in own_options.items()] + list(further)
         try:
             config = compose(options)  # once for all seeds: it takes a fifth of a second
             if config.algo.name in LANGUAGE_ALGORITHMS and not config.algo.stage_cache:
                 options.append(override("algo.stage_cache", str(out / STAGES)))
             for seed in bench.seeds[variant]:
-                own = (*options, f"seed={seed}", override("out", str(out / f"{variant}-{seed}")))
-                identity = _identity(dataclasses.replace(config, seed=seed), data)
-                runs.append(PlannedRun(variant, seed, own, identity))
+                own = [*options, f"seed={seed}", override("out", str(out / f"{variant}-{seed}"))]
+                folder = _simulated(config, out, ratings, seed) if ratings is not None else None
+                if folder is not None:
+                    own.append(override("reward.folder", str(folder)))
+                identity = _identity(dataclasses.replace(config, seed=seed), data, folder)
+                runs.append(PlannedRun(variant, seed, tuple(own), identity))
         except InputError as error:
             where = "" if error.path else f"{bench.path}: "
             raise InputError(f"{where}variant {variant}: {error}") from error
     return runs
+
+
+def _simulated(config: RunConfig, out: Path, ratings: Any, seed: int) -> Path:
+    """The folder of a run's simulated ratings, which are made where they are not there yet. One seed, one set."""
+    if type(ratings) is not int or config.reward.name != "human_feedback":
+        raise InputError(f"{RATINGS}={ratings}: expected a whole number, beside reward=human_feedback")
+    folder = out / "feedback" / f"{config.env.name}-{ratings}-{seed}"
+    if not (path := folder / "ratings.jsonl").exists():
+        from instructrec_rl.env.environment import make_environment
+        from instructrec_rl.feedback.simulate import simulate
+
+        print(f"{path}: {ratings:,} ratings by simulated annotators are made", file=sys.stderr)
+        try:
+            lines = simulate(make_environment(load_spec(config.env)), ratings, seed)
+        except ValueError as error:
+            raise InputError(f"{RATINGS}={ratings}: {error}") from error
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_jsonl_atomic(path, lines)
+    return folder
 
 
 def override(key: str, value: Any) -> str:
@@ -83,10 +109,11 @@ def _written(value: Any) -> str:
     return f"'{slashes}'"
 
 
-def _identity(config: RunConfig, data: dict[str, str]) -> dict[str, str]:
+def _identity(config: RunConfig, data: dict[str, str], simulated: Path | None) -> dict[str, str]:
     """What a run's result depends on: its options, the code, and the files that it reads.
 
-    Where its folders are makes no difference. data: the digests of data that were read before, by the env's options.
+    Where its folders are makes no difference. data: the digests of data that were read before, by the env's options;
+    simulated: the folder of its simulated ratings, where it has some.
     """
     plain = dataclasses.asdict(config)
     for key in ("out", "resume", "tracking"):
@@ -95,7 +122,8 @@ def _identity(config: RunConfig, data: dict[str, str]) -> dict[str, str]:
     key = json.dumps(plain["env"], sort_keys=True)
     if key not in data:
         data[key] = _sha256_of_data(config.env)
-    feedback = _sha256_of(_feedback_files(config)) if _reads_feedback(config) else ""
+    files = sorted(simulated.glob("*.jsonl")) if simulated else _feedback_files(config)
+    feedback = _sha256_of(files) if _reads_feedback(config) else ""
     return {
         "config": digest([json.dumps(plain, sort_keys=True, default=str)]),
         "code": sha256_of_code(),

@@ -15,6 +15,7 @@ from instructrec_rl.overrides import Setting
 
 BENCH_KEYS = ("description", "overrides", "variants", "grid", "sizes")
 SIZE_KEYS = ("seeds", "overrides", "variants")
+RATINGS = "simulated_ratings"  # an option of bench's own: so many ratings by simulated annotators are the feedback
 SET_BY_BENCH = ("seed", "out", "resume")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 

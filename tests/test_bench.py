@@ -367,3 +367,29 @@ def test_every_bench_of_ours_composes(home: Path, path: Path, size: str) -> None
     assert len({run.name for run in runs}) == len(runs)
     assert len({run.hash for run in runs}) == len(runs)
     assert found.description
+
+
+def test_simulated_ratings_are_made_once_a_seed_and_belong_to_the_identity(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rated = TINY.replace("  dqn: {algo: dqn,", "  dqn: {algo: dqn, reward: human_feedback, simulated_ratings: 60,")
+    write_bench(home, rated)
+    assert command("only=dqn") == 0
+    files = sorted((home / "b" / "feedback").glob("*/ratings.jsonl"))
+    assert [path.parent.name for path in files] == ["toys-60-0", "toys-60-1"]
+    assert [len(path.read_text().splitlines()) for path in files] == [60, 60]
+    assert files[0].read_bytes() != files[1].read_bytes()
+    used = json.loads((home / "b" / "dqn-1" / "manifest.json").read_text())
+    assert f"reward.folder={files[1].parent}" in used["command"]
+
+    before = made(home)
+    files[0].write_text(files[0].read_text().replace('"rating": 3.0', '"rating": 4.0'))
+    assert command("only=dqn") == 0
+    assert "dqn-0: runs again, as its data changed" in capsys.readouterr().err
+    assert [name for name, at in made(home).items() if at != before[name]] == ["dqn-0"]
+
+    for wrong, reason in (("0", "expected 1 to"), ("many", "expected a whole number, beside reward=human_feedback")):
+        write_bench(home, rated.replace("simulated_ratings: 60", f"simulated_ratings: {wrong}"))
+        assert command("only=dqn") == 2
+        error = capsys.readouterr().err
+        assert f"simulated_ratings={wrong}: {reason}" in error

@@ -298,3 +298,37 @@ def test_import_of_what_is_no_such_file(here: Path, capsys: pytest.CaptureFixtur
     assert [index for index, _ in imports.read(Path("x.json"), "hh-rlhf").broken] == [0, 1, 2]
     code, _, err = run(capsys, "import", "x.json", "--format", "pandaml", "--out", "y.jsonl")
     assert (code, 'Did you mean "pandalm"?' in err) == (2, True)
+
+
+def test_simulated_ratings_follow_what_the_answers_are_worth(tmp_path: Path) -> None:
+    """Seven of eight annotators rate what the reward pays; the lines are feedback that the store takes whole."""
+    from instructrec_rl import load_env
+    from instructrec_rl.feedback.simulate import simulate
+
+    env = load_env("pizza_rec", reward="constraints")
+    lines = simulate(env, 2000, seed=3)
+    assert lines == simulate(env, 2000, seed=3)
+    assert lines != simulate(env, 2000, seed=4)
+    assert len({(line["instruction"], line["response"]) for line in lines}) == 2000
+    row = {example.instruction: k for k, example in enumerate(env.examples)}
+    item = {item.name: k for k, item in enumerate(env.items)}
+    worth = env.reward_table(
+        np.array([row[line["instruction"]] for line in lines]), np.array([item[line["response"]] for line in lines])
+    )
+    given = np.array([line["rating"] for line in lines])
+    each = [
+        np.corrcoef(worth[mine], given[mine])[0, 1]
+        for k in range(8)
+        for mine in [[line["annotator"] == f"simulated-{k}" for line in lines]]
+    ]
+    assert sum(r > 0.6 for r in each) == 7
+    assert min(each) < 0.2
+    assert (
+        cli.run_command(
+            cli.dispatch,
+            ["feedback", "simulate", "--env", "pizza_rec", "--ratings", "50", "--out", str(tmp_path / "r.jsonl")],
+        )
+        == 0
+    )
+    store = Store([tmp_path])
+    assert (len(store.records), len(store.problems)) == (50, 0)

@@ -47,6 +47,7 @@ LEVELS: list[list[str]] = [
     ["env.environment"],
     [
         "env.gym",
+        "feedback.simulate",
         "online_loop",
         "language.trained_weights",
         "language.tokenizer",

@@ -1,4 +1,4 @@
-"""`instructrec-rl feedback check|stats|merge|export|import|schema`."""
+"""`instructrec-rl feedback check|stats|merge|export|import|simulate|schema`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from instructrec_rl.core import InputError, nearest
 from instructrec_rl.feedback import exports, imports, quality
 from instructrec_rl.feedback.schema import dump, json_schema
 from instructrec_rl.feedback.store import Store
-from instructrec_rl.files import write_text_atomic
+from instructrec_rl.files import write_jsonl_atomic
 
 ACTIONS = {
     "check": "read all feedback and name every bad line (exit code 2 where there is one)",
@@ -23,12 +23,13 @@ ACTIONS = {
     "merge": "write what counts into one file",
     "export": f"write it in another format: {', '.join(exports.FORMATS)}",
     "import": f"read another format: {', '.join(imports.READERS)}",
+    "simulate": "write ratings by simulated annotators, to plan how many are needed",
     "schema": "print the JSON Schema of a line",
 }
 EPILOG = "\n".join(
     [
         "commands:",
-        *(f"  {name:<7} {about}" for name, about in ACTIONS.items()),
+        *(f"  {name:<8} {about}" for name, about in ACTIONS.items()),
         "",
         "Without PATHs, feedback is every *.jsonl under rewards/ here and in $INSTRUCTREC_PATH. Examples:",
         "  instructrec-rl feedback check",
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
         "merge": _merge,
         "export": _export,
         "import": _import,
+        "simulate": _simulate,
         "schema": _schema,
     }
     return commands[argv[0]](argv[1:])
@@ -233,6 +235,27 @@ def _import(argv: list[str]) -> int:
     return DONE
 
 
+def _simulate(argv: list[str]) -> int:
+    parser = _parser("simulate", paths=False)
+    parser.add_argument("--env", required=True, help="the environment whose items are rated")
+    parser.add_argument("--reward", default="", help="what an item is truly worth (default: the environment's reward)")
+    parser.add_argument("--ratings", type=int, required=True, help="how many pairs of instruction and item are rated")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="the file; it must not be there yet")
+    arguments = parser.parse_args(argv)
+    from instructrec_rl import load_env
+    from instructrec_rl.feedback.simulate import NUM_ANNOTATORS, simulate
+
+    env = load_env(arguments.env, reward=arguments.reward)
+    try:
+        lines = simulate(env, arguments.ratings, arguments.seed)
+    except ValueError as error:
+        raise InputError(f"--ratings {arguments.ratings}: {error}") from error
+    _write(arguments.out, lines)
+    print(f"{arguments.out}: {len(lines):,} ratings by {NUM_ANNOTATORS} simulated annotators, one of them at random")
+    return DONE
+
+
 def _schema(argv: list[str]) -> int:
     _parser("schema", paths=False).parse_args(argv)
     print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
@@ -247,4 +270,4 @@ def _known(name: str, names: Iterable[str]) -> None:
 def _write(path: Path, rows: Sequence[Any]) -> None:
     if path.exists():
         raise InputError("is there already; give another file", path)
-    write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_jsonl_atomic(path, rows)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instructrec_rl.feedback.schema import Record, dump, make_record
-from instructrec_rl.files import append_jsonl, read_jsonl, write_text_atomic, writing
+from instructrec_rl.files import append_jsonl, read_jsonl, write_jsonl_atomic, write_text_atomic, writing
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Versions:
             self.history = [Version(**line) for _, line in read_jsonl(_whole(self.lines))]
             upto = self.history[-1].records if self.history else 0
             kept = [line for _, line in read_jsonl(_whole(self.seen))][:upto]
-            write_text_atomic(self.seen, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+            write_jsonl_atomic(self.seen, kept)
             self._records = [make_record(line) for line in kept]
         self._last = {record.id: record for record in self.at(len(self.history) - 1)}
 
