@@ -22,7 +22,7 @@ from whole_runs import Result, finished, interval
 SPLITS = ("iid", "frame", "combo", "phrase", "both", "cold")
 REGULAR = ("iid", "frame", "combo")
 LONG = ["reward=constraints", "algo.interactions=60000", "algo.eval_every=6000"]
-INPUTS = ["reward=constraints", "algo.interactions=10000"]
+INPUTS = ["reward=constraints", "algo.interactions=5120"]
 RUNS = {
     "quick": {
         "ppo on rouge": ["reward=rouge"],
