@@ -19,6 +19,7 @@ LEVELS: list[list[str]] = [
     ["files"],
     [
         "options",
+        "progress",
         "clauses",
         "constraints",
         "item_finder",
@@ -42,7 +43,7 @@ LEVELS: list[list[str]] = [
     ["feedback.quality", "feedback.exports", "feedback.imports"],
     ["feedback.learned"],
     ["feedback.validate"],
-    [*REWARD_FILES, "env.intents"],
+    [*REWARD_FILES, "env.intents", "env.examples"],
     ["env.spec"],
     ["env.environment"],
     [

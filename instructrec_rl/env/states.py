@@ -6,19 +6,31 @@ thousand instructions share is encoded and stored once.
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from instructrec_rl import clauses
 from instructrec_rl.clauses import split_clauses
+from instructrec_rl.files import sha256_file
+from instructrec_rl.progress import counted
 
 if TYPE_CHECKING:
     from instructrec_rl.encoder import Encoder
 
 MAX_CLAUSES = 8
 MAX_TOKENS = 48
+BLOCK = 8_192  # texts at once, where states are made that do not fit into memory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,10 +98,67 @@ def encode_states(texts: Sequence[str], encoder: Encoder, kind: str) -> States:
     return States(kind, vectors, index[positions])
 
 
+def stored_states(texts: Sequence[str] | np.ndarray, encoder: Encoder, kind: str, key: str) -> States:
+    """`encode_states` of many texts, made once and from then on memory-mapped from a folder beside the embeddings.
+
+    key: names the texts' contents. Tokens are not stored, as their vectors are some twenty for each text. Where the
+    folder cannot be written, a warning, and the states are made in memory.
+    """
+    if kind == "tokens":
+        return encode_states(list(texts), encoder, kind)
+    # what decides the states beside the texts and the encoder's own fingerprint, which names the folder
+    decides = [key, sha256_file(Path(clauses.__file__)), str(MAX_CLAUSES), str(encoder.config.max_unknown)]
+    name = hashlib.sha256("\n".join(decides).encode()).hexdigest()[:32]
+    folder = encoder.folder / f"states-{kind}-{name}"
+    if not folder.is_dir():
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+            _store(part, texts, encoder, kind)
+            part.rename(folder)
+        except OSError as error:
+            if not folder.is_dir():  # else another process was faster
+                log.warning("states cannot be stored (%s); going on in memory", error)
+                return encode_states(list(texts), encoder, kind)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    # "c": torch wants arrays that may be written; the file itself is never changed
+    return States(kind, *(np.load(folder / f"{each}.npy", mmap_mode="c") for each in ("vectors", "index")))
+
+
+def _store(folder: Path, texts: Sequence[str] | np.ndarray, encoder: Encoder, kind: str) -> None:
+    """Write vectors.npy (U, D) and index.npy (N, K), block by block."""
+    position: dict[str, int] = {}
+    width = 1 if kind == "sentence" else MAX_CLAUSES
+    index = np.lib.format.open_memmap(folder / "index.npy", "w+", np.int32, (len(texts), width))
+    with counted(f"states, {kind}", "instructions", len(texts)) as advance:
+        row, rest = 0, iter(texts)
+        while block := list(islice(rest, BLOCK)):
+            members = [[text] if kind == "sentence" else split_clauses(text, MAX_CLAUSES) for text in block]
+            index[row : row + len(block)] = _positions(members, width, position)
+            row += len(block)
+            advance(len(block))
+    index.flush()
+    pool = list(position)
+    vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, (len(pool), encoder.dim))
+    with counted("their vectors", "texts", len(pool)) as advance:
+        for begin in range(0, len(pool), BLOCK):
+            part = pool[begin : begin + BLOCK]
+            vectors[begin : begin + len(part)] = encoder.encode(part, progress=False)
+            advance(len(part))
+    vectors.flush()
+
+
 def _distinct(members: Sequence[Sequence[str]], width: int) -> tuple[list[str], np.ndarray]:
     position: dict[str, int] = {}
+    index = _positions(members, width, position)
+    return list(position), index
+
+
+def _positions(members: Sequence[Sequence[str]], width: int, position: dict[str, int]) -> np.ndarray:
+    """Positions (N, width) int32 in the pool, -1 where there is no member; texts new to the pool are added to it."""
     index = np.full((len(members), width), -1, dtype=np.int32)
     for row, texts in enumerate(members):
         for column, text in enumerate(texts[:width]):
             index[row, column] = position.setdefault(text, len(position))
-    return list(position), index
+    return index
