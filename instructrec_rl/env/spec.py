@@ -282,7 +282,7 @@ def _instructions(path: Path, items: Sequence[Item]) -> Iterator[tuple[Example, 
 
 def _make_splits(examples: Examples, split_of: list[str | None], path: Path) -> dict[str, np.ndarray]:
     """Group positions by split; without any `split` a seeded hash of the ids makes 80/10/10, validation at least."""
-    ids = examples.ids
+    ids: Any = examples.ids
     if all(split is None for split in split_of):
         order = sorted(range(len(ids)), key=lambda i: _hash(ids[i]))
         tenth = max(1, round(len(order) / 10))
