@@ -23,8 +23,6 @@ FEWEST_CODED = 4_096  # items under which the index keeps no codes: it compares 
 NUMBERS_A_CODE = 4
 RERANKED = 1_024
 CANDIDATES = 256  # items that exploration by the index weighs, the best ones
-MAX_CELLS = 1 << 25  # (instruction, item) products at once: 128 MB
-MAX_ROWS = 16_384  # instructions at once
 
 
 class Search(Protocol):
@@ -68,11 +66,6 @@ class ItemSearch:
         made: Search = (IndexSearch if self.kind == "index" else ExactSearch)(self.features, menu)
         self._made.append((menu, made))
         return made
-
-    def rows_at_once(self) -> int:
-        """How many instructions to ask for at once, so that memory stays bounded."""
-        products = len(self.features) if self.kind == "exact" else CANDIDATES
-        return max(1, min(MAX_ROWS, MAX_CELLS // max(products, 1)))
 
 
 class ExactSearch:

@@ -48,23 +48,19 @@ class DQNPolicy:
 
     def values(self, asked: Asked, context: np.ndarray | None = None) -> Tensor:
         """Q of every item of the catalog, (B, A)."""
-        reader = StateReader(asked.states(self.state), self.features.device)
-        return self._weights(reader, np.arange(len(asked)), context) @ self.features.T
+        return self._weights(asked, context) @ self.features.T
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The item on the menu with the highest Q, (B,)."""
-        search, step = self.search.on(menu), self.search.rows_at_once()
-        reader = StateReader(asked.states(self.state), self.features.device)
-        rows = np.arange(len(asked))
-        parts = [rows[i : i + step] for i in range(0, len(rows), step)] or [rows]
-        return np.concatenate([search.best(self._weights(reader, part, context)) for part in parts])
+        return self.search.on(menu).best(self._weights(asked, context))
 
-    def _weights(self, reader: StateReader, rows: np.ndarray, context: np.ndarray | None) -> Tensor:
-        """w(s) of some of the instructions, (B, F)."""
+    def _weights(self, asked: Asked, context: np.ndarray | None) -> Tensor:
+        """w(s) of B instructions, (B, F)."""
         self.network.eval()
-        seen = None if context is None else torch.from_numpy(context[rows]).to(self.features.device)
+        seen = None if context is None else torch.from_numpy(context).to(self.features.device)
         with torch.inference_mode():
-            return self.network(reader(rows), seen)
+            sets = StateReader(asked.states(self.state), self.features.device)(np.arange(len(asked)))
+            return self.network(sets, seen)
 
     def save(self, folder: Path) -> None:
         """Write network.safetensors and network.json."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MAX_CLAUSES = 8
 MAX_TOKENS = 48
 BLOCK = 8_192  # texts at once, where states are made that do not fit into memory
+MAX_ROWS = 16_384  # instructions put to a policy at once
+MAX_CELLS = 1 << 25  # of an array (instructions, items): 128 MB in float32
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,12 @@ class Asked:
     def from_texts(cls, texts: Sequence[str], encoder: Encoder) -> Asked:
         """Plain texts, encoded when a policy asks for their states."""
         return cls(texts, lambda kind: encode_states(texts, encoder, kind))
+
+
+def row_blocks(rows: np.ndarray, num_items: int) -> list[np.ndarray]:
+    """`rows` (N,) in parts that a policy can answer at once with so many items on offer; few rows are one part."""
+    step = max(1, min(MAX_ROWS, MAX_CELLS // num_items))
+    return [rows[i : i + step] for i in range(0, len(rows), step)] or [rows]
 
 
 def encode_states(texts: Sequence[str], encoder: Encoder, kind: str) -> States:
