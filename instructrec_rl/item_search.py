@@ -131,7 +131,12 @@ class IndexSearch:
         queries = _padded(weights.cpu().numpy())
         if hasattr(self._index, "k_factor"):
             self._index.k_factor = max(1.0, RERANKED / number)
-        return self._index.search(queries, number)
+        values, found = self._index.search(queries, number)
+        lost = found[:, 0] < 0  # faiss finds nothing for w(s) = 0, as it is before learning: every item is as good
+        if lost.any():
+            queries[lost] = np.eye(1, queries.shape[1])  # the constant column: all the same
+            values[lost], found[lost] = 0.0, self._index.search(queries[lost], number)[1]
+        return values, found
 
 
 def _faiss(num_items: int) -> Any:

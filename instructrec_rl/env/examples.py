@@ -7,6 +7,7 @@ the items, so that a change of either makes a new one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -155,7 +156,8 @@ def open_table(path: Path, items: Sequence[Item], read: Callable[[], Read]) -> E
         log.warning("the cache of instructions cannot be written (%s); going on in memory", error)
         return None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone after the rename; after a failure the first error is the one to show
+            part.unlink()
     return ExampleTable(target, items)
 
 

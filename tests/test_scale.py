@@ -1,0 +1,349 @@
+"""Large catalogs and many instructions: the item index finds what exact search finds, and the table is the JSONL."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from instructrec_rl import load_env
+from instructrec_rl.algorithms import dqn
+from instructrec_rl.core import InputError, Item
+from instructrec_rl.env import examples, spec, states
+from instructrec_rl.env.examples import ExampleList, ExampleTable
+from instructrec_rl.evaluate import Answers, Scorer, chance, play, watched
+from instructrec_rl.features import MAX_INDICATED, MAX_WORDS, item_features
+from instructrec_rl.item_search import LARGE_CATALOG, ItemSearch
+from instructrec_rl.policies import load_policy, save_policy
+from tests.test_dqn import SMALL, recorder, same, score, steps
+from tests.test_env import spoil
+
+Toys = Callable[..., Path]
+ROOT = Path(__file__).resolve().parent.parent
+faiss = pytest.importorskip("faiss", reason="faiss-cpu is an extra")
+
+
+def vectors(number: int, kind: str, seed: int = 0) -> torch.Tensor:
+    """Items' features as they are: eight attributes of ten values as indicators, or embeddings."""
+    rng = np.random.default_rng(seed)
+    if kind == "text":
+        return torch.from_numpy(rng.standard_normal((number, 385)).astype(np.float32))
+    codes = rng.integers(10, size=(number, 8)) + 10 * np.arange(8)
+    made = np.zeros((number, 81), np.float32)
+    made[:, 80] = 1
+    np.put_along_axis(made, codes, 1.0, axis=1)
+    return torch.from_numpy(made)
+
+
+def wishes(number: int, width: int, seed: int = 1) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((number, width)).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["attributes", "text"])
+def test_the_index_finds_the_exact_top_item(kind: str) -> None:
+    items = vectors(8_000, kind)
+    asked, menu = wishes(300, items.shape[1]), np.arange(7_000)
+    found = ItemSearch(items, "index").on(menu).best(asked)
+    products = (asked @ items[:7_000].T).numpy()
+    assert found.max() < 7_000
+    assert (products[np.arange(300), found] >= products.max(1) - 1e-4).mean() >= 0.95
+
+
+def test_on_a_small_menu_the_index_is_exact() -> None:
+    items, menu = vectors(500, "text"), np.arange(3, 480, 2)
+    online, target = wishes(200, 385), wishes(200, 385, seed=2)
+    exact, index = (ItemSearch(items, kind).on(menu) for kind in ("exact", "index"))
+    np.testing.assert_array_equal(exact.best(online), index.best(online))
+    torch.testing.assert_close(exact.value_of_best(online, target), index.value_of_best(online, target))
+
+
+def test_auto_takes_the_index_for_large_catalogs() -> None:
+    assert ItemSearch(torch.ones(LARGE_CATALOG, 1), "auto").kind == "index"
+    assert ItemSearch(torch.ones(LARGE_CATALOG - 1, 1), "auto").kind == "exact"
+
+
+def test_a_menu_is_indexed_once() -> None:
+    search = ItemSearch(vectors(50, "text"), "index")
+    assert search.on(np.arange(20)) is search.on(np.arange(20))
+    assert search.on(np.arange(20)) is not search.on(np.arange(21))
+
+
+@pytest.mark.parametrize(("kind", "number"), [("exact", 300), ("index", 300), ("index", 6_000)])
+def test_what_is_drawn_has_the_propensity_that_is_logged(kind: str, number: int) -> None:
+    """An item's share of many draws is its propensity, and so is the share of all items that are rarely drawn."""
+    items, draws = vectors(number, "attributes"), 40_000
+    asked = wishes(1, 81).repeat(draws, 1) / 4
+    drawn, likely = ItemSearch(items, kind).on(np.arange(number)).explore(asked, 0.2, 0.1, np.random.default_rng(0))
+    known = np.full(number, 0.1 / number)
+    known[drawn] = likely
+    np.testing.assert_allclose(known[drawn], likely, rtol=1e-3)  # the same at every draw
+    shares = np.bincount(drawn, minlength=number) / draws
+    often = known * draws > 20
+    assert 10 < often.sum() < number
+    for ours, theirs in ((shares[often], known[often]), (shares[~often].sum(), 1 - known[often].sum())):
+        assert (np.abs(ours - theirs) < 5 * np.sqrt(theirs * (1 - theirs) / draws)).all()
+    assert known.min() >= 0.1 / number - 1e-12
+    assert known.sum() <= 1 + 1e-3
+
+
+def test_before_learning_every_item_is_as_good() -> None:
+    search = ItemSearch(vectors(6_000, "attributes"), "index").on(np.arange(6_000))
+    drawn, likely = search.explore(torch.zeros(64, 81), 0.3, 0.0, np.random.default_rng(0))
+    assert drawn.min() >= 0
+    assert len(set(drawn)) > 32
+    np.testing.assert_allclose(likely, 1 / 256, rtol=1e-4)
+    assert (search.best(torch.zeros(3, 81)) >= 0).all()
+
+
+def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError) as error:
+        ItemSearch(torch.ones(LARGE_CATALOG, 1), "auto")
+    assert "pip install 'instructrec-rl[scale]'" in str(error.value)
+    assert "20,000 items" in str(error.value)
+    assert ItemSearch(torch.ones(4, 1), "auto").kind == "exact"
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_dqn_learns_by_the_index_and_repeats_itself(toys: Toys, tmp_path: Path, turns: int) -> None:
+    toys(turns=turns)
+    env = load_env("toys")
+    config = replace(SMALL, item_search="index", interactions=6_000)
+    policy = dqn.learn(env, config, recorder(env, tmp_path / "run"))
+    assert score(policy, env)["exact_match"] >= 0.85
+    again = dqn.learn(load_env("toys"), config, recorder(env, tmp_path / "again"))
+    assert same(policy, again)
+    assert steps(tmp_path / "run") == steps(tmp_path / "again")
+
+
+def test_a_policy_with_an_index_is_saved_without_it_and_answers_alike(toys: Toys, tmp_path: Path) -> None:
+    toys()
+    env = load_env("toys")
+    policy = dqn.learn(env, replace(SMALL, item_search="index", interactions=500), recorder(env, tmp_path / "run"))
+    save_policy(tmp_path / "run" / "policy", "dqn", policy, env)
+    assert {p.suffix for p in (tmp_path / "run" / "policy").iterdir()} <= {".json", ".jsonl", ".safetensors"}
+    loaded = load_policy(tmp_path / "run")
+    assert loaded.policy.search.kind == "index"  # type: ignore[union-attr]
+    asked = play(policy, env, "test")
+    assert loaded.act(list(env.instructions[asked.rows])) == asked.responses(env)
+
+
+def test_features_of_a_large_catalog_stay_narrow() -> None:
+    number = MAX_INDICATED + 1
+    many = [Item(str(i), str(i), str(i), {"tags": [str(i % 3_000), "x" if i % 2 else "y"]}) for i in range(number)]
+    text, prior = item_features(many, "text", lambda: np.random.default_rng(0).random((number, 8), dtype=np.float32))
+    assert text.shape == (number, 9)
+    assert prior is not None
+    assert prior.shape == (9, 8)
+    with pytest.raises(InputError, match=r"algo.item_features=ids: .*4,097 items.*expected at most 4,096"):
+        item_features(many, "ids", lambda: text)
+    columns, prior = item_features(many, "auto", lambda: pytest.fail("attributes need no embeddings"))
+    assert columns.shape == (number, 1 + MAX_WORDS)
+    assert prior is None
+
+
+# ---------------------------------------------------------------------------------------------- many instructions
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every file of instructions counts as large; the table is cached in an empty folder, in batches of 3 rows."""
+    monkeypatch.setattr(spec, "LARGE_FILE", 0)
+    monkeypatch.setattr(examples, "BATCH", 3)
+    monkeypatch.setattr(examples, "cache_base", lambda: tmp_path / "cache")
+    monkeypatch.setattr(states, "BLOCK", 5)
+    return tmp_path / "cache" / "instructions"
+
+
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> Any:
+    with monkeypatch.context() as patched:
+        patched.setattr(spec, "LARGE_FILE", 1 << 40)
+        return load_env("toys")
+
+
+def assert_equal(table: Any, held: Any) -> None:
+    assert isinstance(table, ExampleTable)
+    assert isinstance(held, ExampleList)
+    assert list(table) == held
+    assert table[1:-1] == held[1:-1]
+    assert table[-1] == held[-1]
+    assert table.ids.tolist() == held.ids.tolist()
+    rows = np.arange(len(held))[::-2]
+    np.testing.assert_array_equal(table.instructions[rows], held.instructions[rows])
+    for ours, theirs in zip(table.best, held.best):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_table_is_the_jsonl(toys: Toys, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys()
+    held = in_memory(monkeypatch)
+    for _ in range(2):  # made, then read
+        env = load_env("toys")
+        assert_equal(env.examples, held.examples)
+        assert {k: v.tolist() for k, v in env.splits.items()} == {k: v.tolist() for k, v in held.splits.items()}
+        assert len(list(stored.iterdir())) == 1
+
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda text: bool(text.strip()))
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+ROW = st.fixed_dictionaries(
+    {"instruction": TEXT, "best": st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3)},
+    optional={"references": st.lists(TEXT, max_size=2), "split": st.none() | TEXT, "further": VALUE},
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(ROW, min_size=1, max_size=9), escaped=st.booleans())
+def test_any_jsonl_is_the_same_as_a_table(stored: Path, tmp_path: Path, rows: list[Any], escaped: bool) -> None:
+    path, items = tmp_path / "any.jsonl", [Item(name, name, f"the text of {name}", {}) for name in "abc"]
+    lines = (json.dumps({"id": f"r{i}", **row}, ensure_ascii=escaped) for i, row in enumerate(rows))
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    read = list(spec._instructions(path, items))
+    table, splits = spec._read_instructions(path, items)
+    assert_equal(table, ExampleList(example for example, _ in read))
+    assert splits == [split for _, split in read]
+
+
+def test_another_content_makes_another_table(toys: Toys, stored: Path) -> None:
+    home = toys()
+    before = load_env("toys").examples[0]
+    stamp = (home / "instructions.jsonl").stat()
+    row = json.loads((home / "instructions.jsonl").read_text().splitlines()[0])
+    other = row["instruction"][::-1]
+    spoil(home / "instructions.jsonl", 1, json.dumps({**row, "instruction": other}))
+    os.utime(home / "instructions.jsonl", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert (home / "instructions.jsonl").stat().st_size == stamp.st_size  # neither time nor size tells
+    assert (before.instruction, load_env("toys").examples[0].instruction) == (row["instruction"], other)
+    lines = (home / "items.jsonl").read_text().splitlines()
+    (home / "items.jsonl").write_text("\n".join(reversed(lines)) + "\n")
+    env = load_env("toys")
+    assert [env.items[i].id for i in env.examples[1].best] == env.examples[1].row["best"]
+    assert len(list(stored.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (5, '{"id": "r4", "instruction"'),
+        (7, '{"id": "x", "instruction": "hm", "split": "train", "best": ["red_cirle"]}'),
+        (2, '{"id": "x", "instruction": " ", "split": "train", "best": ["red_star"]}'),
+        (2, '{"id": "r5", "instruction": "hm", "split": "train", "best": ["red_star"]}'),
+        (2, '{"id": "x", "instruction": "hm", "split": "train", "best": []}'),
+        (2, '{"id": "x", "instruction": "hm", "split": 3, "best": ["red_star"]}'),
+        (2, '{"id": "x", "instruction": "hm", "split": "test", "best": ["red_star"], "references": "one"}'),
+        (2, '{"id": "x", "instruction": "hm", "best": ["red_star"]}'),
+    ],
+)
+def test_a_broken_line_is_reported_alike(
+    toys: Toys, stored: Path, monkeypatch: pytest.MonkeyPatch, line: int, text: str
+) -> None:
+    spoil(toys() / "instructions.jsonl", line, text)
+    with pytest.raises(InputError) as plain:
+        in_memory(monkeypatch)
+    with pytest.raises(InputError) as error:
+        load_env("toys")
+    assert str(error.value) == str(plain.value)
+    assert not list(stored.glob("*.part"))
+
+
+def test_a_best_item_that_is_not_on_offer_is_reported_alike(
+    toys: Toys, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = toys()
+    lines = (home / "items.jsonl").read_text().splitlines()
+    spoil(home / "items.jsonl", len(lines), lines[-1].replace('"id"', '"split": "test", "id"'))
+    errors = []
+    for load in (lambda: in_memory(monkeypatch), lambda: load_env("toys")):
+        with pytest.raises(InputError, match="none of its best items is on offer") as error:
+            load()
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+
+
+def test_a_damaged_table_is_made_anew(toys: Toys, stored: Path, caplog: pytest.LogCaptureFixture) -> None:
+    toys()
+    before = list(load_env("toys").examples)
+    file = next(stored.iterdir())
+    file.write_bytes(file.read_bytes()[:-40])
+    with caplog.at_level(logging.WARNING):
+        assert list(load_env("toys").examples) == before
+    assert "damaged cache file" in caplog.text
+
+
+def test_where_nothing_can_be_written_all_is_in_memory(
+    toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    toys()
+    monkeypatch.setattr(spec, "LARGE_FILE", 0)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(examples, "cache_base", lambda: tmp_path / "file")
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(load_env("toys").examples, ExampleList)
+    assert "the cache of instructions cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("state", ["sentence", "clauses", "tokens"])
+def test_a_run_from_the_table_is_the_run_from_memory(
+    toys: Toys, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    toys(state=state)
+    config = replace(SMALL, interactions=1_000)
+    runs = []
+    for name, env in (("held", in_memory(monkeypatch)), ("made", load_env("toys")), ("read", load_env("toys"))):
+        runs.append(dqn.learn(env, config, recorder(env, tmp_path / name)))
+        assert isinstance(env.examples, ExampleList) == (name == "held")
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    assert steps(tmp_path / "held") == steps(tmp_path / "made") == steps(tmp_path / "read")
+
+
+def test_large_splits_are_scored_in_blocks_and_watched_in_part(toys: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys()
+    env = load_env("toys")
+    scorer, rows = Scorer(env), env.spec.rows("validation")
+    answers = Answers(rows, np.arange(len(rows)) % 12)
+    whole = scorer.per_row(answers)
+    monkeypatch.setattr("instructrec_rl.evaluate.BLOCK", 4)
+    monkeypatch.setattr("instructrec_rl.evaluate.MAX_WATCHED", 6)
+    monkeypatch.setattr("instructrec_rl.evaluate.MAX_DRAWN", 2 * len(rows) + 1)
+    for name, values in scorer.per_row(answers).items():
+        np.testing.assert_array_equal(values, whole[name])
+    assert len(watched(env)) == 6
+    assert set(watched(env)) <= set(rows)
+    assert chance(scorer, "validation", 0)["n"] == len(rows)
+
+
+@pytest.mark.slow
+def test_memory_of_many_instructions(tmp_path: Path) -> None:
+    """200,000 instructions start from their cache with little more memory than 2,000 of them."""
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "scaling.py"),
+        "--out",
+        str(tmp_path / "worlds"),
+        "--json",
+        str(tmp_path / "found.json"),
+    ]
+    command += ["--items", "60", "--instructions", "2000", "200000", "--interactions", "5120"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    few, many = json.loads((tmp_path / "found.json").read_text())["instructions"]
+    assert (few["instructions"], many["instructions"]) == (2_000, 200_000)
+    assert many["cached"]["start_mb"] - few["cached"]["start_mb"] < 150
+    assert many["cached"]["start_s"] < many["cold"]["start_s"]
