@@ -66,7 +66,9 @@ def test_on_a_small_menu_the_index_is_exact() -> None:
     online, target = wishes(200, 385), wishes(200, 385, seed=2)
     exact, index = (ItemSearch(items, kind).on(menu) for kind in ("exact", "index"))
     np.testing.assert_array_equal(exact.best(online), index.best(online))
-    torch.testing.assert_close(exact.value_of_best(online, target), index.value_of_best(online, target))
+    torch.testing.assert_close(
+        exact.value_of_best(online, target), index.value_of_best(online, target), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_auto_takes_the_index_for_large_catalogs() -> None:
@@ -94,7 +96,7 @@ def test_what_is_drawn_has_the_propensity_that_is_logged(kind: str, number: int)
     assert 10 < often.sum() < number
     for ours, theirs in ((shares[often], known[often]), (shares[~often].sum(), 1 - known[often].sum())):
         assert (np.abs(ours - theirs) < 5 * np.sqrt(theirs * (1 - theirs) / draws)).all()
-    assert known.min() >= 0.1 / number - 1e-12
+    assert known.min() >= 0.1 / number * (1 - 1e-5)
     assert known.sum() <= 1 + 1e-3
 
 
@@ -332,18 +334,12 @@ def test_large_splits_are_scored_in_blocks_and_watched_in_part(toys: Toys, monke
 @pytest.mark.slow
 def test_memory_of_many_instructions(tmp_path: Path) -> None:
     """200,000 instructions start from their cache with little more memory than 2,000 of them."""
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "scaling.py"),
-        "--out",
-        str(tmp_path / "worlds"),
-        "--json",
-        str(tmp_path / "found.json"),
-    ]
-    command += ["--items", "60", "--instructions", "2000", "200000", "--interactions", "5120"]
+    program, found = str(ROOT / "benchmarks" / "scaling.py"), tmp_path / "found.json"
+    command = [sys.executable, program, "--out", str(tmp_path / "worlds"), "--json", str(found)]
+    command += ["--items", "60", "--instructions", "2000", "200000", "--interactions", "7680"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
-    few, many = json.loads((tmp_path / "found.json").read_text())["instructions"]
+    few, many = json.loads(found.read_text())["instructions"]
     assert (few["instructions"], many["instructions"]) == (2_000, 200_000)
     assert many["cached"]["start_mb"] - few["cached"]["start_mb"] < 150
     assert many["cached"]["start_s"] < many["cold"]["start_s"]
