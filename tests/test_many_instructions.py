@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.core import InputError, Item
+from instructrec_rl.encoder import EncoderConfig, load_encoder
 from instructrec_rl.env import examples, spec, states
 from instructrec_rl.env.examples import ExampleList, ExampleTable
 from instructrec_rl.evaluate import Answers, Scorer, chance, watched
@@ -157,6 +158,24 @@ def test_a_damaged_table_is_made_anew(toys: Toys, stored: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert list(load_env("toys").examples) == before
     assert "damaged cache file" in caplog.text
+
+
+def test_damaged_states_are_made_anew(
+    toys: Toys, stored: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    toys(state="clauses")
+
+    def make() -> Any:
+        return load_env("toys", encoder=load_encoder(EncoderConfig(cache=str(tmp_path / "vectors")))).states()
+
+    before = make()
+    (file,) = (tmp_path / "vectors").glob("*/states-clauses-*/vectors.npy")
+    file.write_bytes(file.read_bytes()[:-40])
+    with caplog.at_level(logging.WARNING):
+        after = make()
+    assert "damaged cache" in caplog.text
+    np.testing.assert_array_equal(before.index, after.index)
+    np.testing.assert_array_equal(after.vectors, make().vectors)
 
 
 def test_where_nothing_can_be_written_all_is_in_memory(

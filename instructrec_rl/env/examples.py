@@ -140,8 +140,8 @@ def open_table(path: Path, items: Sequence[Item], read: Callable[[], Read]) -> E
 
     Raises what `read` raises. None, and a warning, where the cache cannot be written.
     """
-    names = hashlib.sha256("\n".join([LAYOUT, sha256_file(path), *(item.id for item in items)]).encode())
-    target = cache_base() / "instructions" / f"{names.hexdigest()[:32]}.arrow"
+    contents = json.dumps([LAYOUT, sha256_file(path), [item.id for item in items]])
+    target = cache_base() / "instructions" / f"{hashlib.sha256(contents.encode()).hexdigest()[:32]}.arrow"
     if target.is_file():
         try:
             return ExampleTable(target, items)

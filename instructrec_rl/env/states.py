@@ -10,11 +10,12 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -118,43 +119,60 @@ def stored_states(texts: Sequence[str] | np.ndarray, encoder: Encoder, kind: str
     decides = [key, sha256_file(Path(clauses.__file__)), str(MAX_CLAUSES), str(encoder.config.max_unknown)]
     name = hashlib.sha256("\n".join(decides).encode()).hexdigest()[:32]
     folder = encoder.folder / f"states-{kind}-{name}"
-    if not folder.is_dir():
-        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    if folder.is_dir():
         try:
-            part.mkdir(parents=True, exist_ok=True)
-            _store(part, texts, encoder, kind)
-            part.rename(folder)
-        except OSError as error:
-            if not folder.is_dir():  # else another process was faster
-                log.warning("states cannot be stored (%s); going on in memory", error)
-                return encode_states(list(texts), encoder, kind)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    # "c": torch wants arrays that may be written; the file itself is never changed
+            return _mapped(folder, kind)
+        except (OSError, ValueError) as error:
+            log.warning("%s: damaged cache (%s); made anew", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        _store(part, texts, encoder, kind)
+        part.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster
+            log.warning("states cannot be stored (%s); going on in memory", error)
+            return encode_states(list(texts), encoder, kind)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return _mapped(folder, kind)
+
+
+def _mapped(folder: Path, kind: str) -> States:
+    # "c": torch wants arrays that may be written; the files themselves are never changed
     return States(kind, *(np.load(folder / f"{each}.npy", mmap_mode="c") for each in ("vectors", "index")))
 
 
 def _store(folder: Path, texts: Sequence[str] | np.ndarray, encoder: Encoder, kind: str) -> None:
     """Write vectors.npy (U, D) and index.npy (N, K), block by block."""
     position: dict[str, int] = {}
-    width = 1 if kind == "sentence" else MAX_CLAUSES
-    index = np.lib.format.open_memmap(folder / "index.npy", "w+", np.int32, (len(texts), width))
-    with counted(f"states, {kind}", "instructions", len(texts)) as advance:
-        row, rest = 0, iter(texts)
+    width, rest = 1 if kind == "sentence" else MAX_CLAUSES, iter(texts)
+    with (
+        counted(f"states, {kind}", "instructions", len(texts)) as advance,
+        _array_file(folder / "index.npy", "<i4", (len(texts), width)) as file,
+    ):
         while block := list(islice(rest, BLOCK)):
             members = [[text] if kind == "sentence" else split_clauses(text, MAX_CLAUSES) for text in block]
-            index[row : row + len(block)] = _positions(members, width, position)
-            row += len(block)
+            file.write(_positions(members, width, position).tobytes())
             advance(len(block))
-    index.flush()
     pool = list(position)
-    vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, (len(pool), encoder.dim))
-    with counted("their vectors", "texts", len(pool)) as advance:
+    with (
+        counted("their vectors", "texts", len(pool)) as advance,
+        _array_file(folder / "vectors.npy", "<f4", (len(pool), encoder.dim)) as file,
+    ):
         for begin in range(0, len(pool), BLOCK):
             part = pool[begin : begin + BLOCK]
-            vectors[begin : begin + len(part)] = encoder.encode(part, progress=False)
+            file.write(encoder.encode(part, progress=False).tobytes())
             advance(len(part))
-    vectors.flush()
+
+
+@contextmanager
+def _array_file(path: Path, dtype: str, shape: tuple[int, int]) -> Iterator[BinaryIO]:
+    """A .npy file after its header. Not a memory map: writing to one ends the process where the disk is full."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+        yield file
 
 
 def _distinct(members: Sequence[Sequence[str]], width: int) -> tuple[list[str], np.ndarray]:
