@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instructrec_rl import load_env
+from instructrec_rl import load_env, progress
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.core import InputError, Item
 from instructrec_rl.encoder import EncoderConfig, load_encoder
@@ -92,6 +92,21 @@ def test_any_jsonl_is_the_same_as_a_table(stored: Path, tmp_path: Path, rows: li
     table, splits = spec._read_instructions(path, items)
     assert_equal(table, ExampleList(example for example, _ in read))
     assert splits == [split for _, split in read]
+
+
+def test_making_the_table_says_how_fast_it_is(
+    toys: Toys, stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toys()
+    monkeypatch.setattr(examples, "SHOWN", 10)
+    monkeypatch.setattr(progress, "SECONDS_A_LINE", 0.0)
+    number = len(load_env("toys").examples)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"instructions.jsonl into the cache: 10 of {number} instructions, ")
+    assert lines[-1].startswith(f"instructions.jsonl into the cache: {number} of {number} instructions, ")
+    assert lines[-1].endswith(" instructions/s")
+    load_env("toys")
+    assert not capsys.readouterr().err
 
 
 def test_another_content_makes_another_table(toys: Toys, stored: Path) -> None:
