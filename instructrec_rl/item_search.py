@@ -22,6 +22,7 @@ LARGE_CATALOG = 20_000  # items from which `auto` takes the index
 FEWEST_CODED = 4_096  # items under which the index keeps no codes: it compares them all
 NUMBERS_A_CODE = 4
 RERANKED = 1_024
+KEPT_MENUS = 8  # an environment has one, and one more for each split with items of its own
 CANDIDATES = 256  # items that exploration by the index weighs, the best ones
 
 
@@ -64,7 +65,7 @@ class ItemSearch:
             if known is menu or np.array_equal(known, menu):
                 return search
         made: Search = (IndexSearch if self.kind == "index" else ExactSearch)(self.features, menu)
-        self._made.append((menu, made))
+        self._made = [*self._made[1 - KEPT_MENUS :], (menu, made)]
         return made
 
 
