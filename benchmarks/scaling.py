@@ -153,13 +153,15 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
             lines.append([name, str(exact["features"]), *cells])
         sections["items"] = markdown_table(header, lines)
     if found["instructions"]:
-        header = ["instructions", "JSONL MB", "start, cold s", "start, cached s", "its CPU-s", "peak MB at the start"]
+        header = ["instructions", "JSONL MB", "start, cold s", "its CPU-s", "start, cached s", "its CPU-s"]
+        header += ["peak MB at the start"]
         header += ["peak MB in training", "of it files MB", "training ms"]
         lines = []
         for row in found["instructions"]:
             cold, cached = row["cold"], row["cached"]
-            cells = [f"{row['jsonl_mb']:,.0f}", f"{cold['start_s']:.1f}", f"{cached['start_s']:.1f}"]
-            cells += [f"{cached['start_cpu_s']:.1f}", f"{cached['start_mb']:,.0f}", f"{cached['peak_mb']:,.0f}"]
+            cells = [f"{row['jsonl_mb']:,.0f}"]
+            cells += [f"{each[key]:.1f}" for each in (cold, cached) for key in ("start_s", "start_cpu_s")]
+            cells += [f"{cached['start_mb']:,.0f}", f"{cached['peak_mb']:,.0f}"]
             cells += [f"{cached['mapped_mb']:,.0f}", f"{cached['interaction_ms']:.2f}"]
             lines.append([f"{row['instructions']:,}", *cells])
         sections["instructions"] = markdown_table(header, lines)

@@ -70,7 +70,10 @@ class TextColumn(Sequence[str]):
     def __getitem__(self, which: int | slice | np.ndarray) -> Any:
         if isinstance(which, int | np.integer):
             return self._text(range(self._length)[which])
-        rows = np.arange(self._length)[which]
+        if isinstance(which, slice):
+            rows = np.arange(self._length)[which]
+        else:  # a mask, or positions
+            rows = np.flatnonzero(which) if which.dtype == bool else which
         found = np.empty(len(rows), dtype=object)
         found[:] = list(map(self._text, rows.tolist()))
         return found
