@@ -78,6 +78,11 @@ class DQNConfig:
     epsilon: float = option(0.02, "share of uniformly random actions", low=0, high=1)
     replay_size: int = option(200_000, "transitions kept", low=1)
     item_features: str = option("auto", "the action side of Q", choices=("auto", "attributes", "text", "ids"))
+    item_search: str = option(
+        "auto",
+        "how the item with the highest Q is found (auto: by an index from 20,000 items on)",
+        choices=("auto", "exact", "index"),
+    )
     eval_every: int = option(10_000, "interactions between evaluations on validation", low=1)
     checkpoint_every: int = option(10_000, "interactions between checkpoints", low=1)
     device: str = field(default="auto", metadata=DEVICE)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from instructrec_rl.core import InputError
-from instructrec_rl.files import write_bytes_atomic
+from instructrec_rl.files import cache_base, write_bytes_atomic
 
 SHARD_TEXTS = 8192  # a killed run loses at most this many
 MANY_SMALL = 32  # more small shards than this are merged when the cache is opened
@@ -35,8 +35,7 @@ def cache_folder(option: str) -> Path:
     """Where embeddings are kept: the folder given, else one in $XDG_CACHE_HOME or ~/.cache."""
     if option:
         return Path(option).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "instructrec-rl" / "embeddings"
+    return cache_base() / "embeddings"
 
 
 def text_keys(texts: Sequence[str]) -> list[bytes]:

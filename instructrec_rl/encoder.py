@@ -12,7 +12,6 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from instructrec_rl import encoder_model
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.embedding_cache import SHARD_TEXTS, Arrays, EmbeddingCache, cache_folder, text_keys
+from instructrec_rl.progress import counted
 
 PAD_TO = 8
 # A CPU's matrix product adds in another order where it has few rows: measured, under 16 with MKL in fp32 and under 384
@@ -122,9 +122,13 @@ class Encoder:
             columns: dict[str, tuple[str, tuple[int, ...]]] = {"states": ("<f4", (self.dim,))}
             if kind == "tokens":
                 columns = {"states": ("<f2", (self.dim,)), "spans": ("<i4", (2,))}
-            folder = cache_folder(self.config.cache) / self.fingerprint[:32]
-            self._caches[kind] = EmbeddingCache(folder, kind, columns)
+            self._caches[kind] = EmbeddingCache(self.folder, kind, columns)
         return self._caches[kind]
+
+    @property
+    def folder(self) -> Path:
+        """Where this encoder's vectors are kept."""
+        return cache_folder(self.config.cache) / self.fingerprint[:32]
 
     def _fill(self, cache: EmbeddingCache, texts: list[str], progress: bool | None) -> None:
         """Encode texts into the cache. All are read first: a text to refuse is found before any time is spent."""
@@ -134,7 +138,8 @@ class Encoder:
         if cut:
             log.warning("%d of %d texts reach max_tokens=%d and may be cut", cut, len(texts), self._max_tokens)
         model = encoder_model.load_model(self._folder, self._dtype, self._device)
-        with _progress(len(texts), progress) as advance:
+        shown = len(texts) >= SHOW_FROM and sys.stderr.isatty() if progress is None else progress
+        with counted("encode", "texts", len(texts), shown) as advance:
             for chunk, packed in zip(chunks, tokens):
                 arrays = self._forward(model, packed, cache.kind, advance)
                 cache.add(text_keys(chunk), arrays | {"unknown": packed.unknown})
@@ -276,19 +281,3 @@ def _pool(hidden: Any, real: Any, pooling: str) -> Any:
     else:
         vectors = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
     return torch.nn.functional.normalize(vectors, dim=1)
-
-
-@contextmanager
-def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], None]]:
-    """Yield advance(n), which moves a bar that shows the rate. It is cleared at the end."""
-    if not (total >= SHOW_FROM and sys.stderr.isatty() if show is None else show):
-        yield lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("encode"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:,.0f} texts/s"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        number = bar.add_task("encode", total=total, rate=0.0)
-        task = bar.tasks[number]
-        yield lambda n: bar.update(number, advance=n, rate=(task.completed + n) / max(task.elapsed or 0, 1e-3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,14 @@ import numpy as np
 from instructrec_rl.algorithms import Policy, Writer
 from instructrec_rl.constraints import satisfies
 from instructrec_rl.env.environment import Dynamics, Environment
+from instructrec_rl.env.states import row_blocks
 from instructrec_rl.rewards import Reward, load_reward
 
 Summary = dict[str, Any]
 DRAWS = 16  # random answers to each instruction
+MAX_DRAWN = 80_000  # random answers in all, where that leaves each instruction at least one
+MAX_WATCHED = 10_000  # validation instructions that are answered each time during learning
+BLOCK = 32_768  # answers scored at once, with their records
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Answers:
         """The answers' texts (B,)."""
         return list(env.item_texts[self.items]) if self.texts is None else list(self.texts)
 
+    def blocks(self) -> Iterator[Answers]:
+        """The same in parts of at most `BLOCK`, at least one."""
+        for i in range(0, max(len(self.rows), 1), BLOCK):
+            here = slice(i, i + BLOCK)
+            yield Answers(self.rows[here], self.items[here], None if self.texts is None else self.texts[here])
+
 
 class Scorer:
     """Scores answers of one environment: its task metrics, the training reward, and the share that is valid."""
@@ -42,6 +52,9 @@ class Scorer:
 
     def per_row(self, answers: Answers) -> dict[str, np.ndarray]:
         """Each metric's score of each answer, (B,), with the training reward under `reward`."""
+        return _joined([self._per_row(part) for part in answers.blocks()])
+
+    def _per_row(self, answers: Answers) -> dict[str, np.ndarray]:
         batch = self.env.batch(answers.rows, answers.responses(self.env))
         scores = {name: metric.score_batch(batch) for name, metric in self.metrics.items()}
         scores["valid"] = (answers.items >= 0).astype(np.float64)
@@ -51,17 +64,34 @@ class Scorer:
 
     def parts(self, answers: Answers) -> dict[str, np.ndarray]:
         """The parts of a composed training reward, (B,) each."""
-        return self.env.reward.parts(self.env.batch(answers.rows, answers.responses(self.env)))
+        found = (self.env.batch(part.rows, part.responses(self.env)) for part in answers.blocks())
+        return _joined([self.env.reward.parts(batch) for batch in found])
 
 
-def play(policy: Policy | Writer, env: Environment, split: str) -> Answers:
-    """Answer every instruction of a split greedily; with turns, the last answer counts."""
-    dynamics, rows = env.dynamics(split), env.spec.rows(split)
+def _joined(blocks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def watched(env: Environment) -> np.ndarray:
+    """The validation instructions that are answered during learning: `MAX_WATCHED` evenly spread ones where more."""
+    rows = env.spec.rows("validation")
+    return rows[np.arange(MAX_WATCHED) * len(rows) // MAX_WATCHED] if len(rows) > MAX_WATCHED else rows
+
+
+def play(policy: Policy | Writer, env: Environment, split: str, rows: np.ndarray | None = None) -> Answers:
+    """Answer a split's instructions (all, or those of `rows`) greedily; with turns, the last answer counts."""
+    dynamics, rows = env.dynamics(split), env.spec.rows(split) if rows is None else rows
     if not isinstance(policy, Policy):
         return _play_writer(policy, dynamics, rows)
-    asked = env.asked(rows)
+    blocks = row_blocks(rows, len(dynamics.menu))
+    return Answers(rows, np.concatenate([_choose(policy, dynamics, block) for block in blocks]))
+
+
+def _choose(policy: Policy, dynamics: Dynamics, rows: np.ndarray) -> np.ndarray:
+    """The items (B,) that a policy answers with."""
+    env = dynamics.env
     if dynamics.turns == 1:
-        return Answers(rows, policy.act(asked, dynamics.menu))
+        return policy.act(env.asked(rows), dynamics.menu)
     items = np.zeros(len(rows), dtype=np.int64)
     going, turn = np.arange(len(rows)), dynamics.start(rows)
     while len(going):
@@ -70,7 +100,7 @@ def play(policy: Policy | Writer, env: Environment, split: str) -> Answers:
         outcome = dynamics.step(turn, items[going])
         open_still = ~(outcome.terminated | outcome.truncated)
         going, turn = going[open_still], outcome.turn.select(open_still)
-    return Answers(rows, items)
+    return items
 
 
 def _play_writer(policy: Writer, dynamics: Dynamics, rows: np.ndarray) -> Answers:
@@ -101,8 +131,7 @@ def summarise(scorer: Scorer, answers: Answers, scores: Mapping[str, np.ndarray]
     summary: Summary = {"n": len(answers.rows), **_means(scores)}
     if parts:
         summary["reward_parts"] = {name: float(values.mean()) for name, values in parts.items()}
-    records = [scorer.env.examples[row].row for row in answers.rows]
-    wordings = np.array([str(record.get("wording", "")) for record in records])
+    wordings = np.array([str(scorer.env.examples[row].row.get("wording", "")) for row in answers.rows])
     groups = {name: wordings == name for name in np.unique(wordings) if name}
     by: dict[str, Any] = {}
     if groups:
@@ -115,19 +144,21 @@ def summarise(scorer: Scorer, answers: Answers, scores: Mapping[str, np.ndarray]
     return summary | ({"by": by} if by else {})
 
 
-def chance(scorer: Scorer, split: str, seed: int) -> Summary:
-    """What uniformly random answers score: the mean of several draws, as this is what every figure is normalised by."""
-    env = scorer.env
-    rows = np.tile(env.spec.rows(split), DRAWS)
-    items = np.random.default_rng(seed).choice(env.spec.menu(split), size=len(rows))
-    return _divide_counts(summarise(scorer, Answers(rows, items)))
+def chance(scorer: Scorer, split: str, seed: int, rows: np.ndarray | None = None) -> Summary:
+    """What uniformly random answers to a split (all of it, or `rows`) score: the mean of several draws, as this is what
+    every figure is normalised by."""
+    env, asked = scorer.env, scorer.env.spec.rows(split) if rows is None else rows
+    draws = max(1, min(DRAWS, MAX_DRAWN // len(asked)))
+    many = np.tile(asked, draws)
+    items = np.random.default_rng(seed).choice(env.spec.menu(split), size=len(many))
+    return _divide_counts(summarise(scorer, Answers(many, items)), draws)
 
 
-def _divide_counts(summary: Any) -> Any:
-    """The summary of `DRAWS` draws with the counts of one."""
+def _divide_counts(summary: Any, draws: int) -> Any:
+    """The summary of several draws with the counts of one."""
     if not isinstance(summary, dict):
         return summary
-    return {key: value // DRAWS if key == "n" else _divide_counts(value) for key, value in summary.items()}
+    return {key: value // draws if key == "n" else _divide_counts(value, draws) for key, value in summary.items()}
 
 
 def _means(scores: Mapping[str, np.ndarray]) -> Summary:

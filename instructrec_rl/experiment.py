@@ -19,7 +19,7 @@ from instructrec_rl.core import InputError
 from instructrec_rl.encoder import load_encoder
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
-from instructrec_rl.evaluate import Scorer, Summary, chance, normalise, play, summarise
+from instructrec_rl.evaluate import Scorer, Summary, chance, normalise, play, summarise, watched
 from instructrec_rl.files import write_json_atomic
 from instructrec_rl.manifest import forget_if_nothing_was_learned, open_folder
 from instructrec_rl.monitor import Monitor
@@ -177,8 +177,10 @@ def _stages(recorder: Recorder) -> dict[str, Any]:
 def _validator(env: Environment, scorer: Scorer) -> Callable[[Policy | Writer], dict[str, float]]:
     """Scores a policy on validation, greedily: the metrics and the training reward."""
 
+    rows = watched(env)
+
     def validate(policy: Policy | Writer) -> dict[str, float]:
-        scores = scorer.per_row(play(policy, env, "validation"))
+        scores = scorer.per_row(play(policy, env, "validation", rows))
         return {name: float(values.mean()) for name, values in scores.items() if name != "valid"}
 
     return validate
@@ -192,7 +194,8 @@ def _monitor(config: RunConfig, scorer: Scorer) -> Monitor | None:
     def say(words: str) -> None:
         print(words, file=sys.stderr, flush=True)
 
-    metric, at_random = scorer.env.spec.metrics[0], chance(scorer, "validation", config.seed)
+    env = scorer.env
+    metric, at_random = env.spec.metrics[0], chance(scorer, "validation", config.seed, watched(env))
     start = (at_random["reward"], at_random["metrics"][metric])
     return Monitor(metric, at_random["n"], start, stops=config.monitor == "stop", say=say)
 

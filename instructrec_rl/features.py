@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from instructrec_rl.core import Item
+from instructrec_rl.core import InputError, Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MAX_THRESHOLDS = 32
-
+MAX_WORDS = 2_048  # values of one attribute that become indicators, the most frequent ones
+MAX_INDICATED = 4_096  # items up to which each has an indicator of its own, which makes A x A numbers
 
 TEXT_LENGTH = 3.0  # Euclidean length of an item's text features
 PRIOR = 0.5  # Q at the start is this times the cosine: well inside the range of a reward in [0, 1]
 
 
-def item_features(items: Sequence[Item], kind: str, embed: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def item_features(
+    items: Sequence[Item], kind: str, embed: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The action side of Q: features x (A, F) float32, the first column constant, and a zero-shot start P (F, D).
 
-    With P, the untrained Q(s, a) = x(a) . P e(s) is half the cosine between instruction and item text, less its mean,
-    where the features hold the text; it is zero elsewhere. Exploration then begins at what the words alone suggest.
+    With P, the untrained Q(s, a) = x(a) . P e(s) is half the cosine between instruction and item text, less its mean.
+    Exploration then begins at what the words alone suggest. P is None where the features do not hold the text: Q then
+    starts at zero.
 
     kind: `attributes` (categories as indicators, lists as several, numbers as "at most t" for each threshold t),
-    `text` (the text's embedding beside an indicator of the item), `ids` (the indicator alone), or `auto`: attributes
-    where the catalog has any, else text. embed: gives the texts' embeddings (A, D).
+    `text` (the text's embedding beside an indicator of the item, the embedding alone over `MAX_INDICATED` items),
+    `ids` (the indicator alone), or `auto`: attributes where the catalog has any, else text. embed: gives the texts'
+    embeddings (A, D); called for the text only. Raises InputError for `ids` over `MAX_INDICATED` items.
     """
     constant = np.ones((len(items), 1), dtype=np.float32)
     if kind in ("auto", "attributes"):
         columns = _attribute_columns(items)
         if columns:
-            features = np.concatenate([constant, np.stack(columns, axis=1)], axis=1)
-            return features, np.zeros((features.shape[1], embed().shape[1]), dtype=np.float32)
-    identity = np.eye(len(items), dtype=np.float32)
+            return np.concatenate([constant, np.stack(columns, axis=1)], axis=1), None
+    indicated = len(items) <= MAX_INDICATED
+    if kind == "ids" and not indicated:
+        raise InputError(
+            f"algo.item_features=ids: an indicator for each of {len(items):,} items would take {len(items):,} squared "
+            f"numbers; expected at most {MAX_INDICATED:,} items, or algo.item_features=attributes or text"
+        )
+    identity = np.eye(len(items), dtype=np.float32) if indicated else np.empty((len(items), 0), dtype=np.float32)
     if kind == "ids":
-        features = np.concatenate([constant, identity], axis=1)
-        return features, np.zeros((features.shape[1], embed().shape[1]), dtype=np.float32)
+        return np.concatenate([constant, identity], axis=1), None
     vectors = embed()
     spread = vectors - vectors.mean(0)  # texts of one catalog share most of their direction
     # as long as a row of attributes is: entries of unit variance made DQN's updates unstable
@@ -64,6 +74,9 @@ def _attribute_columns(items: Sequence[Item]) -> list[np.ndarray]:
         vocabulary = sorted({member for each in members for member in each})
         if len(vocabulary) > len(items) / 2 and not any(isinstance(value, list) for value in values):
             continue
+        if len(vocabulary) > MAX_WORDS:
+            counts = Counter(member for each in members for member in each)
+            vocabulary = sorted(sorted(vocabulary, key=lambda word: (-counts[word], word))[:MAX_WORDS])
         columns += [np.array([word in each for each in members]) for word in vocabulary]
     return [column.astype(np.float32) for column in columns if 0 < column.sum() < len(items)]
 

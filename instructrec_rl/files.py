@@ -31,6 +31,11 @@ def _users_folders() -> list[Path]:
     return [Path.cwd(), *named]
 
 
+def cache_base() -> Path:
+    """The folder of what can be made again: in $XDG_CACHE_HOME, else in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "instructrec-rl"
+
+
 def feedback_folders() -> list[Path]:
     """The folders whose *.jsonl, at any depth, are feedback: rewards/ of the search path, without the bundle's."""
     return list(dict.fromkeys((folder / "rewards").resolve() for folder in _users_folders()))

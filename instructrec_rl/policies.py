@@ -14,7 +14,7 @@ import numpy as np
 from instructrec_rl.algorithms import Policy, Writer
 from instructrec_rl.core import InputError, Item, nearest
 from instructrec_rl.encoder import Encoder, EncoderConfig, load_encoder
-from instructrec_rl.env.states import Asked
+from instructrec_rl.env.states import Asked, row_blocks
 from instructrec_rl.files import find_algorithms, read_jsonl, write_json_atomic, write_text_atomic
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ class TextPolicy:
             raise InputError("act takes a list of instructions, not one text")
         if not len(instructions):
             return []
-        asked = Asked.from_texts(list(instructions), self.encoder)
         if not isinstance(self.policy, Policy):
-            return self.policy.write(asked, self.menu)
-        chosen = self.policy.act(asked, self.menu)
-        return [self.items[item].text for item in chosen]
+            return self.policy.write(Asked.from_texts(list(instructions), self.encoder), self.menu)
+        policy, texts = self.policy, list(instructions)
+        blocks = row_blocks(np.arange(len(texts)), len(self.menu))
+        asked = [Asked.from_texts([texts[i] for i in block], self.encoder) for block in blocks]
+        return [self.items[item].text for each in asked for item in policy.act(each, self.menu)]
 
 
 def save_policy(folder: Path, algo: str, policy: Policy | Writer, env: Environment) -> None:

@@ -19,6 +19,7 @@ LEVELS: list[list[str]] = [
     ["files"],
     [
         "options",
+        "progress",
         "clauses",
         "constraints",
         "item_finder",
@@ -37,12 +38,12 @@ LEVELS: list[list[str]] = [
     ["rewards", "encoder", "experiment_files", "launchers", "statistics"],
     ["comparisons", "seed_curves"],
     ["reward_parts", "metric_adapter", "feedback", "feedback.schema", "env", "env.states"],
-    ["networks", "feedback.store", "feedback.versions", "feedback.judgements", "feedback.pair_features"],
+    ["networks", "item_search", "feedback.store", "feedback.versions", "feedback.judgements", "feedback.pair_features"],
     ["feedback.annotators", "feedback.interaction", "feedback.novelty", "feedback.ridge", "feedback.agreement"],
     ["feedback.quality", "feedback.exports", "feedback.imports"],
     ["feedback.learned"],
     ["feedback.validate"],
-    [*REWARD_FILES, "env.intents"],
+    [*REWARD_FILES, "env.intents", "env.examples"],
     ["env.spec"],
     ["env.environment"],
     [
@@ -169,7 +170,7 @@ def test_heavy_packages_are_imported_at_the_top_only_where_everything_needs_them
     language = {name for name in MODULES if name.startswith("language.")}  # imported by its algorithms alone
     assert torch <= {"networks", *ALGORITHMS, *language}
     lazy = {"transformers", "sklearn", "trl", "evaluate", "matplotlib", "hydra", "omegaconf", "rich", "tensorboard",
-            "uvicorn", "fastapi", "starlette"}  # fmt: skip
+            "uvicorn", "fastapi", "starlette", "faiss"}  # fmt: skip
     found = {name: found & lazy for name, found in top.items() if found & lazy and name not in language}
     assert found == {"annotate.server": {"fastapi", "starlette"}}  # which is imported to serve, and for nothing else
 

@@ -27,8 +27,8 @@ from instructrec_rl.env.environment import Environment, Step, Turn
 from instructrec_rl.env.states import Asked
 from instructrec_rl.features import item_features
 from instructrec_rl.files import write_text_atomic
+from instructrec_rl.item_search import ItemSearch
 from instructrec_rl.networks import SetNetwork, StateReader, pick_device
-from instructrec_rl.rollout_log import boltzmann_propensity
 
 if TYPE_CHECKING:
     from instructrec_rl.config import DQNConfig
@@ -40,38 +40,44 @@ MAX_GRADIENT = 1.0  # norm at which gradients are clipped
 
 
 class DQNPolicy:
-    """Greedy on Q. Holds the network, the items' features (A, F) and the granularity of the state it reads."""
+    """Greedy on Q. Holds the network, the search over the items' features (A, F) and the granularity of its state."""
 
-    def __init__(self, network: SetNetwork, features: Tensor, state: str, shape: dict[str, Any]):
-        self.network, self.features, self.state, self.shape = network, features, state, shape
+    def __init__(self, network: SetNetwork, search: ItemSearch, state: str, shape: dict[str, Any]):
+        self.network, self.search, self.features = network, search, search.features
+        self.state, self.shape = state, shape
 
     def values(self, asked: Asked, context: np.ndarray | None = None) -> Tensor:
         """Q of every item of the catalog, (B, A)."""
-        states = asked.states(self.state)
-        self.network.eval()
-        seen = None if context is None else torch.from_numpy(context).to(self.features.device)
-        with torch.inference_mode():
-            sets = StateReader(states, self.features.device)(np.arange(len(asked)))
-            return self.network(sets, seen) @ self.features.T
+        return self._weights(asked, context) @ self.features.T
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The item on the menu with the highest Q, (B,)."""
-        return menu[self.values(asked, context)[:, menu].argmax(1).cpu().numpy()]
+        return self.search.on(menu).best(self._weights(asked, context))
+
+    def _weights(self, asked: Asked, context: np.ndarray | None) -> Tensor:
+        """w(s) of B instructions, (B, F)."""
+        self.network.eval()
+        seen = None if context is None else torch.from_numpy(context).to(self.features.device)
+        with torch.inference_mode():
+            sets = StateReader(asked.states(self.state), self.features.device)(np.arange(len(asked)))
+            return self.network(sets, seen)
 
     def save(self, folder: Path) -> None:
         """Write network.safetensors and network.json."""
         tensors = {"features": self.features, **{f"network.{k}": v for k, v in self.network.state_dict().items()}}
         save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, folder / "network.safetensors")
-        write_text_atomic(folder / "network.json", json.dumps({"state": self.state, "shape": self.shape}))
+        about = {"state": self.state, "shape": self.shape, "search": self.search.kind}
+        write_text_atomic(folder / "network.json", json.dumps(about))
 
 
 def load(folder: Path, items: list[Item]) -> DQNPolicy:
-    """Read what `DQNPolicy.save` wrote."""
+    """Read what `DQNPolicy.save` wrote. An index is built anew when first searched."""
     about = json.loads((folder / "network.json").read_text())
     tensors = load_file(folder / "network.safetensors")
     network = SetNetwork(**about["shape"])
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-    return DQNPolicy(network, tensors["features"], about["state"], about["shape"])
+    search = ItemSearch(tensors["features"], about.get("search", "exact"))
+    return DQNPolicy(network, search, about["state"], about["shape"])
 
 
 class Replay:
@@ -122,6 +128,7 @@ class Learner:
         self.reader = StateReader(env.states(), self.device)
         features, prior = item_features(env.items, config.item_features, lambda: env.item_vectors)
         self.features = torch.from_numpy(features).to(self.device)
+        self.search = ItemSearch(self.features, config.item_search)
         self.shape = {
             "dim": env.encoder.dim,
             "hidden": config.hidden,
@@ -130,7 +137,8 @@ class Learner:
             "context": self.dynamics.turns > 1,
         }
         self.network, self.target = SetNetwork(**self.shape), SetNetwork(**self.shape).to(self.device)
-        self.network.start_from(torch.from_numpy(prior))
+        if prior is not None:
+            self.network.start_from(torch.from_numpy(prior))
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -150,7 +158,7 @@ class Learner:
         """A policy of its own with these weights, in float32, as it is when it is loaded again."""
         network = SetNetwork(**self.shape).to(self.device)
         network.load_state_dict(weights)
-        return DQNPolicy(network, self.features, self.state, self.shape)
+        return DQNPolicy(network, self.search, self.state, self.shape)
 
     @property
     def progress(self) -> float:
@@ -188,14 +196,8 @@ class Learner:
         self.network.eval()
         with torch.inference_mode():
             weights = self.weights(self.network, turn.rows, self.context(turn.tried, turn.last_score))
-        values = (weights @ self.features.T).cpu().numpy()[:, dynamics.menu]
-        # argmax of Q / T + Gumbel noise is a draw from the Boltzmann distribution
-        chosen = (values / temperature + self.rng.gumbel(size=values.shape)).argmax(1)
-        at_random = self.rng.random(len(chosen)) < config.epsilon
-        chosen = np.where(at_random, self.rng.integers(len(dynamics.menu), size=len(chosen)), chosen)
-        items = dynamics.menu[chosen]
+        items, likely = self.search.on(dynamics.menu).explore(weights, temperature, config.epsilon, self.rng)
         outcome = dynamics.step(turn, items)
-        likely = boltzmann_propensity(values / temperature, chosen, config.epsilon)
         ids, names = dynamics.env.row_ids[turn.rows], dynamics.env.item_ids[items]
         turns = turn.turn if dynamics.turns > 1 else None
         recorder.rollouts.add_items(self.count["step"], ids, names, likely, outcome.rewards, turns)
@@ -214,9 +216,9 @@ class Learner:
             self.network.eval()
             with torch.no_grad():
                 following = self.context(batch["next_tried"], batch["next_last_score"])
-                menu = self.features[torch.from_numpy(self.dynamics.menu).to(self.device)]
-                chosen = (self.weights(self.network, batch["rows"], following) @ menu.T).argmax(1, keepdim=True)
-                ahead = (self.weights(self.target, batch["rows"], following) @ menu.T).gather(1, chosen)[:, 0]
+                online = self.weights(self.network, batch["rows"], following)
+                target = self.weights(self.target, batch["rows"], following)
+                ahead = self.search.on(self.dynamics.menu).value_of_best(online, target)
             goal = goal + config.gamma * torch.from_numpy(~batch["terminated"]).to(self.device) * ahead
         self.network.train()
         tried, last = batch.get("tried"), batch.get("last_score")

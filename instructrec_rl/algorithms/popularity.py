@@ -38,8 +38,10 @@ class PopularityPolicy:
 
 def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> PopularityPolicy:
     """Count the best items of the training split."""
-    best = np.concatenate([env.examples[row].best for row in env.spec.rows("train")])
-    return PopularityPolicy(np.bincount(best, minlength=len(env.items)))
+    best, starts = env.examples.best
+    trained = np.zeros(len(env.examples), dtype=bool)
+    trained[env.spec.rows("train")] = True
+    return PopularityPolicy(np.bincount(best[trained.repeat(np.diff(starts))], minlength=len(env.items)))
 
 
 def load(folder: Path, items: list[Item]) -> PopularityPolicy:

@@ -15,8 +15,9 @@ import numpy as np
 
 from instructrec_rl.config import EnvConfig
 from instructrec_rl.core import Batch, InputError, nearest
+from instructrec_rl.env.examples import ExampleTable
 from instructrec_rl.env.spec import Spec, load_spec
-from instructrec_rl.env.states import Asked, States, encode_states
+from instructrec_rl.env.states import Asked, States, encode_states, stored_states
 from instructrec_rl.item_finder import ItemFinder
 
 if TYPE_CHECKING:
@@ -39,9 +40,8 @@ class Environment:
         self.items = self.spec.items
         self.examples = self.spec.examples
         self.splits = self.spec.splits
-        self.instructions = np.array([example.instruction for example in self.examples], dtype=object)
+        self.instructions, self.row_ids = self.spec.examples.instructions, self.spec.examples.ids
         self.item_texts = np.array([item.text for item in self.items], dtype=object)
-        self.row_ids = np.array([example.id for example in self.examples], dtype=object)
         self.item_ids = np.array([item.id for item in self.items], dtype=object)
         self._states: dict[str, States] = {}
 
@@ -61,7 +61,10 @@ class Environment:
         """The states of all instructions (N rows), at the environment's granularity or another."""
         kind = kind or self.spec.state
         if kind not in self._states:
-            self._states[kind] = encode_states(list(self.instructions), self.encoder, kind)
+            if isinstance(self.examples, ExampleTable):
+                self._states[kind] = stored_states(self.instructions, self.encoder, kind, self.examples.key)
+            else:
+                self._states[kind] = encode_states(list(self.instructions), self.encoder, kind)
         return self._states[kind]
 
     @cached_property

@@ -128,7 +128,7 @@ class InstructionEnv(gymnasium.Env[Any, Any]):
 
     def _find(self, row_id: str) -> int:
         for row in self.shell.dynamics.rows:
-            if self.shell.environment.examples[row].id == row_id:
+            if self.shell.environment.row_ids[row] == row_id:
                 return int(row)
         raise InputError(f'split "{self.shell.split}" has no row "{row_id}"')
 
@@ -154,8 +154,8 @@ class InstructionEnv(gymnasium.Env[Any, Any]):
 
     def _info(self) -> dict[str, Any]:
         assert self._turn is not None
-        example = self.shell.environment.examples[self._turn.rows[0]]
-        return {"instruction": example.instruction, "row_id": example.id}
+        env, row = self.shell.environment, self._turn.rows[0]
+        return {"instruction": env.instructions[row], "row_id": env.row_ids[row]}
 
     def render(self) -> str | None:
         """The conversation so far as text (render_mode="ansi")."""
@@ -188,7 +188,6 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_observation_space, self.single_action_space = self.shell.observation_space, self.shell.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._row_ids = np.array([example.id for example in self.shell.environment.examples], dtype=object)
         self._generators: list[np.random.Generator] = []
         self._drawn = np.zeros((num_envs, BLOCK), dtype=np.int64)
         self._used = np.full(num_envs, BLOCK)
@@ -247,7 +246,7 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         return {
             "instruction": self.shell.environment.instructions[rows],
             "_instruction": everyone,
-            "row_id": self._row_ids[rows],
+            "row_id": self.shell.environment.row_ids[rows],
             "_row_id": everyone,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from instructrec_rl.core import Example, InputError, Item, nearest
 from instructrec_rl.env import intents
+from instructrec_rl.env.examples import ExampleList, Examples, open_table
 from instructrec_rl.files import find_envs, read_jsonl, read_yaml
 from instructrec_rl.options import out_of_range
 
@@ -22,6 +23,7 @@ FORMATS = ("catalog", "intents")
 ACTIONS = ("choose", "generate")
 STATES = ("sentence", "clauses", "tokens")
 SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation"}
+LARGE_FILE = 1 << 24  # bytes of instructions from which they are not held in memory: some 30,000 of them
 REQUIRED = ("name", "version", "format", "action", "metrics")
 OPTIONAL = ("algo", "reward", "path", "splits", "state", "catalogs", "columns", "description", "turns", "turn_cost")
 
@@ -43,7 +45,7 @@ class Spec:
     folder: Path
     files: tuple[Path, ...]
     items: list[Item]
-    examples: list[Example]
+    examples: Examples
     splits: dict[str, np.ndarray]
     regular: np.ndarray
     menus: dict[str, np.ndarray]
@@ -121,7 +123,7 @@ class _Data:
     files: tuple[Path, ...]
     items: list[Item]
     offered: list[str | None]
-    examples: list[Example]
+    examples: Examples
     splits: list[str | None]
     left_out: dict[str, int] = field(default_factory=dict)
 
@@ -132,8 +134,8 @@ def _read_data(config: EnvConfig, about: Mapping[str, Any], path: Path) -> _Data
     if about["format"] == "intents":
         table = intents.read(data_path, {**about.get("columns", {}), **config.columns})
         renamed = _rename_splits([split for *_, split in table], names, data_path)
-        items, examples, splits, left_out = intents.to_examples(table, renamed, data_path, config.oos == "keep")
-        return _Data((data_path,), items, [None] * len(items), examples, splits, left_out)
+        items, labelled, splits, left_out = intents.to_examples(table, renamed, data_path, config.oos == "keep")
+        return _Data((data_path,), items, [None] * len(items), ExampleList(labelled), splits, left_out)
     known = about.get("catalogs", ["default"])
     if config.catalog not in known:
         hint = nearest(config.catalog, known)
@@ -239,10 +241,19 @@ def _read_items(path: Path, text_field: str) -> tuple[list[Item], list[str | Non
     return [item for item, _ in rows], [split for _, split in rows]
 
 
-def _read_instructions(path: Path, items: list[Item]) -> tuple[list[Example], list[str | None]]:
+def _read_instructions(path: Path, items: list[Item]) -> tuple[Examples, list[str | None]]:
+    """The examples, and for each the data's name of its split."""
+    if path.is_file() and path.stat().st_size >= LARGE_FILE:
+        table = open_table(path, items, lambda: _instructions(path, items))
+        if table is not None:
+            return table, table.splits()
+    read = list(_instructions(path, items))
+    return ExampleList(example for example, _ in read), [split for _, split in read]
+
+
+def _instructions(path: Path, items: Sequence[Item]) -> Iterator[tuple[Example, str | None]]:
+    """Check and give one instruction after the other, with its split."""
     position = {item.id: i for i, item in enumerate(items)}
-    examples: list[Example] = []
-    split_of: list[str | None] = []
     seen: dict[str, int] = {}
     for line, record in read_jsonl(path):
         row_id = _text(record, "id", path, line)
@@ -264,17 +275,16 @@ def _read_instructions(path: Path, items: list[Item]) -> tuple[list[Example], li
         if split is not None and not isinstance(split, str):
             raise InputError(f'the field "split" is {split!r}; expected text', path, line)
         instruction = _text(record, "instruction", path, line)
-        examples.append(Example(row_id, instruction, tuple(position[b] for b in best), tuple(references), record))
-        split_of.append(split)
-    if not examples:
+        yield Example(row_id, instruction, tuple(position[b] for b in best), tuple(references), record), split
+    if not seen:
         raise InputError("there are no instructions; expected one a line (id, instruction, best)", path)
-    return examples, split_of
 
 
-def _make_splits(examples: list[Example], split_of: list[str | None], path: Path) -> dict[str, np.ndarray]:
+def _make_splits(examples: Examples, split_of: list[str | None], path: Path) -> dict[str, np.ndarray]:
     """Group positions by split; without any `split` a seeded hash of the ids makes 80/10/10, validation at least."""
+    ids: Any = examples.ids
     if all(split is None for split in split_of):
-        order = sorted(range(len(examples)), key=lambda i: _hash(examples[i].id))
+        order = sorted(range(len(ids)), key=lambda i: _hash(ids[i]))
         tenth = max(1, round(len(order) / 10))
         if len(order) < 3:
             raise InputError("fewer than three instructions and no split field: nothing would be left to test on", path)
@@ -283,14 +293,14 @@ def _make_splits(examples: list[Example], split_of: list[str | None], path: Path
     grouped: dict[str, list[int]] = {}
     for i, split in enumerate(split_of):
         if split is None:
-            raise InputError(f'instruction "{examples[i].id}" has no "split" though others have one', path)
+            raise InputError(f'instruction "{ids[i]}" has no "split" though others have one', path)
         grouped.setdefault(split, []).append(i)
     if "train" not in grouped:
         raise InputError(
             f'no instruction is in split "train" (found: {", ".join(grouped)}); map names with env.splits', path
         )
     if "validation" not in grouped:  # settings and checkpoints must never be chosen on a test split
-        order = sorted(grouped["train"], key=lambda i: _hash(examples[i].id))
+        order = sorted(grouped["train"], key=lambda i: _hash(ids[i]))
         tenth = max(1, len(order) // 10)
         grouped["train"], grouped["validation"] = sorted(order[tenth:]), sorted(order[:tenth])
         if not grouped["train"]:
@@ -306,11 +316,13 @@ def _hash(row_id: str) -> bytes:
 
 
 def _check_best_on_offer(spec: Spec, path: Path) -> None:
+    best, starts = spec.examples.best
     for split, rows in spec.splits.items():
-        menu = set(spec.menu(split).tolist())
-        for row in rows:
-            example = spec.examples[row]
-            if not menu.intersection(example.best):
-                raise InputError(
-                    f'instruction "{example.id}": none of its best items is on offer in split "{split}"', path
-                )
+        offered = np.zeros(len(spec.items), dtype=bool)
+        offered[spec.menu(split)] = True
+        right = np.logical_or.reduceat(offered[best], starts[:-1])  # no row is without a best item
+        if not right[rows].all():
+            row = rows[right[rows].argmin()]
+            raise InputError(
+                f'instruction "{spec.examples.ids[row]}": none of its best items is on offer in split "{split}"', path
+            )
