@@ -122,8 +122,10 @@ def _run_scores(variant: str, task: Task, result: dict[str, Any], answers: Answe
             count = kinds.setdefault(kind, [0, 0])
             count[0] += hold
             count[1] += asked
-    stages = [stage.get("reused") or {} for stage in (result.get("stages") or {}).values()]
-    before = sum(stage.get("cpu_s", 0.0) for stage in stages)  # work that another run of the bench did for this one
+    stages = list((result.get("stages") or {}).values())
+    before = max((stage["cpu_s"] for stage in stages), default=0.0)  # a stage's seconds count from the run's start
+    # and the work that another run of the bench did for this one
+    before += sum(stage["reused"]["cpu_s"] for stage in stages if stage.get("reused"))
     return RunScores(
         variant=variant,
         seed=int(result["seed"]),

@@ -73,6 +73,7 @@ def bands_svg(
                               step="post" if steps else None)  # fmt: skip
     if log:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(lambda *_: "")  # those of 2, 3, 4, ... would lie on each other
     axes.xaxis.set_major_formatter(thousands)
     axes.margins(x=0.02)
     axes.set_xlabel(across, fontsize=8, color=INKS["dim"])
@@ -97,6 +98,7 @@ def costs_svg(points: Mapping[str, tuple[float, Interval]], label: str, prefix: 
             axes.plot([seconds, seconds], [found.low, found.high], color=INKS["quiet"], linewidth=1.6)
         axes.plot([seconds], [found.value], "o", color=INKS["accent"], markersize=4.5)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
     lowest = min(seconds for seconds, _ in points.values())
     highest = max(seconds for seconds, _ in points.values())
     axes.set_xlim(lowest / 1.6, highest * max(2.0, (highest / lowest) ** 0.22))

@@ -62,7 +62,8 @@ def write_run(
     result = {"env": "toys", "reward": "constraints", "algo": variant, "seed": seed, "interactions": 1000,
               "wall_s": 2.0, "cpu_s": 1.0 + seed, "splits": splits, "baselines": baselines}  # fmt: skip
     if variant == "ppo":
-        result["stages"] = {"supervised": {"reused": {"cpu_s": 10.0, "wall_s": 11.0}}}
+        made = {"verbaliser": {"cpu_s": 1.0}, "supervised": {"cpu_s": 2.5, "reused": {"cpu_s": 10.0, "wall_s": 11.0}}}
+        result["stages"] = made
     manifest = {"commit": "abc", "versions": {"torch": "2"}, "sha256": {"data": {"items.jsonl": "ab"}}, "threads": 1}
     curve = [] if variant == "popularity" else [
         {"step": 100 * k, "cpu_s": 0.1 * k, "validation/constraints": 0.2 + skill * k / 10} for k in range(1, 9)
@@ -114,8 +115,8 @@ def test_figures_are_those_of_the_answers(tmp_path: Path) -> None:
         assert np.isnan(place.metrics["valid"].value), "random and oracle score alike on it"
         assert sum(asked for _, asked in place.kinds.values()) == 5 * 60
     assert places["dqn"].cpu_s == 3.0
-    assert places["ppo"].cpu_s == 13.0, "the warm start that another run made is counted"
-    assert places["ppo"].runs[0].curve[0][1] == pytest.approx(10.1)
+    assert places["ppo"].cpu_s == 15.5, "its stages are counted, also the one that another run made"
+    assert places["ppo"].runs[0].curve[0][1] == pytest.approx(12.6)
 
 
 def test_better_is_said_only_where_it_is_shown(tmp_path: Path) -> None:
