@@ -12,6 +12,7 @@ from instructrec_rl.screen import share
 from instructrec_rl.statistics import Interval
 
 ESCAPED = str.maketrans({character: f"\\{character}" for character in "\\|*_`<[#"})
+WIDE = 9  # columns: a table with more is set smaller on paper
 FOLDED_FROM = 16  # rows: a longer list is folded on the page, and whole in the Markdown
 
 
@@ -54,7 +55,7 @@ class Table:
             f'<tr><th scope="row">{text(row[0].text)}</th>{"".join(cell.html() for cell in row[1:])}</tr>'
             for row in self.rows
         )
-        kind, said = "words" if self.words else "plain", text(self.caption)
+        kind, said = "words" if self.words else "plain" if len(self.head) <= WIDE else "plain many", text(self.caption)
         shown = (
             f'<div class="scroll" tabindex="0" role="region" aria-label="{said}"><table class="{kind}">'
             f"<caption><span><b>{said}</b></span></caption>\n<thead><tr>{columns}</tr></thead>\n"

@@ -68,7 +68,7 @@ def _leaderboard(task: Task, places: Sequence[Standing], prefix: str) -> Section
         cells = [Cell(place.variant), Cell(str(len(place.runs))), heated(place.mean)]
         cells += [Cell(share(place.iqm.value), spanned(place.iqm))]
         cells += [Cell(share(place.metrics[name].value)) for name in others]
-        cells += [Cell(f"{place.runs[0].interactions:,}"), Cell(f"{place.cpu_s:,.0f}")]
+        cells += [_tries(place), Cell(f"{place.cpu_s:,.0f}")]
         rows.append(cells)
     head = ["variant", "seeds", f"{task.metric}, mean", "IQM", *others, "interactions", "CPU-s"]
     rest = [f"{split} ({size:,})" for split, size in task.sizes.items() if split in task.splits]
@@ -76,7 +76,8 @@ def _leaderboard(task: Task, places: Sequence[Standing], prefix: str) -> Section
     note = (
         f"Per cent of the way from random (0 %) to oracle (100 %) on {task.metric}, the mean over the test splits "
         f"{', '.join(rest)}, with 95 % intervals for new seeds and new instructions of the same kind. IQM: the mean of "
-        "the runs without the highest and the lowest quarter."
+        "the runs without the highest and the lowest quarter. Interactions: answers that were tried in learning; of "
+        "supervised learning, right answers that were shown."
     )
     note += f" Left out, as random and oracle score alike there: {', '.join(left)}." if left else ""
     notes = sorted({place.mean.note for place in places if place.mean.note})
@@ -87,6 +88,12 @@ def _leaderboard(task: Task, places: Sequence[Standing], prefix: str) -> Section
         Table("Leaderboard", head, rows),
         Lines(notes),
     ])  # fmt: skip
+
+
+def _tries(place: Standing) -> Cell:
+    """What a run tried to learn from; nothing where it logged no learning."""
+    curve = place.runs[0].curve
+    return Cell(f"{curve[-1][0]:,.0f}" if curve else "–")
 
 
 def _differences(task: Task, places: Sequence[Standing], comparisons: Sequence[Comparison]) -> Section | None:
