@@ -18,6 +18,7 @@ from instructrec_rl.bench_report import summary
 from instructrec_rl.bench_results import Results, read_results, write_results
 from instructrec_rl.bench_sections import sections_of
 from instructrec_rl.files import write_text_atomic
+from instructrec_rl.screen import duration
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "results"
@@ -56,7 +57,8 @@ def of_bench(results: Results) -> str:
         f"{key} {', '.join(values)}" for key, values in results.made.items() if key in ("commit", "threads")
     )
     minutes = f"{sum(run.cpu_s for run in results.runs) / 60:,.0f} CPU-minutes of learning"
-    facts = f"{runs} runs, up to {seeds} seeds each, {minutes}; {about['started'][:10]}, {made}."
+    took = f"the last command took {duration(about['wall_s'])} with {about['workers']} at once"
+    facts = f"{runs} runs, up to {seeds} seeds each, {minutes}; {took}; {about['started'][:10]}, {made}."
     sections = [shortened(part) for part in sections_of(results, compared=False) if part.heading.startswith(SHOWN)]
     parts = [f"## {about['experiment']}, size {about['size']}", about["description"], f"    {about['command']}",
              facts, summary(results), *(part.markdown().replace("## ", "### ", 1) for part in sections)]  # fmt: skip
