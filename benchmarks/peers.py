@@ -48,7 +48,7 @@ def encoder(found: dict[str, Any]) -> Headlines:
 def rewards(found: dict[str, Any]) -> Headlines:
     for row in found["rows"]:
         if "ratio" in row and row["batch"] == row["pairs"] and row["words"] == "16-32":
-            yield f"{row['metric']}, pairs per CPU-s", faster(row["ratio"])
+            yield f"{row['metric']}, pairs per CPU-s against the reference", faster(row["ratio"])
 
 
 def sb3(found: dict[str, Any]) -> Headlines:
@@ -82,7 +82,7 @@ def faster(ratio: float) -> str:
 SCRIPTS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Headlines]]] = {
     "environment": ("peers", "--scale .01 --repeats 1", environment),
     "encoder": ("encoder", "--texts 10 --repeats 1", encoder),
-    "rewards": ("rewards", "--pairs 64 --repeats 1", rewards),
+    "rewards": ("rewards", "--pairs 128 --repeats 1", rewards),
     "sb3": ("peers", "--stock-budget 1 --batched-budget 1", sb3),
     "trl_ppo": ("peers", "--seeds 1 --episodes 256", trl_ppo),
     "ppo_limit": ("peers", "--episodes 256 --rounds 1", ppo_limit),
