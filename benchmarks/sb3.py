@@ -1,9 +1,10 @@
-"""Stable-Baselines3's DQN against ours on our environment: CPU-seconds to a raw constraint satisfaction on validation.
+"""Stable-Baselines3's DQN and PPO against our DQN on our environment: CPU-seconds to a raw score on validation.
 
-One run, one thread. All three have the same state (the clause set), the same network (`SetNetwork`, Q = w(s) . x(a),
+One run, one thread. All but `plain` have the same state (the clause set), the same network (`SetNetwork`, w(s) . x(a),
 the items' features fixed) and the same evaluator, whose time is left out. docs/peers.md says what differs.
 
     python benchmarks/sb3.py --json sb3.json --markdown docs/peers.md
+    python benchmarks/sb3.py --only ppo
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import gymnasium
 import numpy as np
 import torch
 from environment import about, show  # the script beside this one
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import MultiInputPolicy, QNetwork
@@ -37,7 +40,7 @@ from instructrec_rl.config import DQNConfig
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.env.gym import InstructionVectorEnv
 from instructrec_rl.env.states import Asked
-from instructrec_rl.evaluate import Scorer, play
+from instructrec_rl.evaluate import Scorer
 from instructrec_rl.features import item_features
 from instructrec_rl.files import write_json_atomic
 from instructrec_rl.networks import SetNetwork, Sets
@@ -47,7 +50,9 @@ TARGET = 0.65
 OURS = DQNConfig()
 STOCK_STEPS = 200_000  # SB3 explores during its first tenth
 STOCK_RATES, BATCHED_RATES = (1e-4, 5e-4), (1.5e-3, 5e-4)  # the better ones of a short search
-COLUMNS = ("DQN", "learning rate", "interactions", "best score", "CPU-s", "of ours")
+PPO_RATES = (3e-4, 2e-3)  # its default, and the best of a short search
+PPO_STEPS = 8  # of 256 environments: the 2,048 interactions between updates that are SB3's default with one
+COLUMNS = ("learner", "learning rate", "interactions", "best score", "CPU-s", "of ours")
 
 
 class RaceOverError(Exception):
@@ -83,8 +88,9 @@ class Race:
         return score
 
     def _answers(self, policy: Any) -> Any:
-        answers = play(policy, self.env, "validation")
-        return self.env.batch(answers.rows, list(self.env.item_texts[answers.items]))
+        rows = self.env.spec.rows("validation")
+        items = policy.act(self.env.asked(rows), self.env.spec.menu("validation"))
+        return self.env.batch(rows, list(self.env.item_texts[items]))
 
 
 def prepare() -> Environment:
@@ -139,41 +145,56 @@ class ItemValues(MultiInputPolicy):
 
     def make_q_net(self) -> QNetwork:
         network = super().make_q_net()
-        (last,) = network.q_net
-        with torch.no_grad():
-            last.weight.copy_(self.item_table)
-            last.bias.zero_()
-        last.requires_grad_(False)
+        fix(network.q_net[0], self.item_table)
         return network
+
+
+class ItemPreferences(MultiInputActorCriticPolicy):
+    """SB3's actor and critic on one features extractor. The actor's logits are w(s) . x(a), the critic reads w(s)."""
+
+    def __init__(self, *args: Any, item_table: np.ndarray, **kwargs: Any):
+        self.item_table = torch.from_numpy(item_table)
+        super().__init__(*args, net_arch=[], ortho_init=False, **kwargs)  # SetNetwork has a start of its own
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        fix(self.action_net, self.item_table)
+
+
+def fix(last: torch.nn.Linear, table: torch.Tensor) -> None:
+    """Make a last layer the items' features, which are not learnt."""
+    with torch.no_grad():
+        last.weight.copy_(table)
+        last.bias.zero_()
+    last.requires_grad_(False)
 
 
 class Answering:
     """SB3's network as a policy that our evaluator can play."""
 
-    def __init__(self, model: DQN):
+    def __init__(self, model: BaseAlgorithm):
         self.model = model
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         with_sets = isinstance(self.model.observation_space, gymnasium.spaces.Dict)
         members, mask = asked.states("clauses" if with_sets else "sentence").dense(np.arange(len(asked)))
-        sets = {"clauses": torch.from_numpy(members), "mask": torch.from_numpy(mask).float()}
-        seen = sets if with_sets else torch.from_numpy(members[:, 0])
-        self.model.policy.set_training_mode(False)
-        with torch.inference_mode():
-            return menu[self.model.q_net(seen).argmax(1).numpy()]
+        seen = {"clauses": members, "mask": mask} if with_sets else members[:, 0]
+        return menu[self.model.predict(seen, deterministic=True)[0]]
 
 
 class Evaluating(BaseCallback):
-    """Stops the clock and evaluates every `every` interactions."""
+    """Stops the clock and evaluates every `every` interactions, when what they taught is learnt."""
 
     def __init__(self, race: Race, every: int):
         super().__init__()
         self.race, self.every, self.due = race, every, every
 
-    def _on_step(self) -> bool:
+    def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self.due:
-            self.due += self.every
+            self.due = self.num_timesteps + self.every
             self.race.evaluate(Answering(self.model), self.num_timesteps)
+
+    def _on_step(self) -> bool:
         return True
 
 
@@ -212,23 +233,21 @@ class AsVecEnv(VecEnv):
         return [False] * len(list(self._get_indices(indices)))
 
 
-def make_sb3(env: Environment, seen_env: Any, seed: int, dropout: float, policy: dict[str, Any], **options: Any) -> DQN:
+def our_network(env: Environment, dropout: float = 0.0) -> dict[str, Any]:
+    """SB3's `policy_kwargs` for our network over the items of the training menu."""
     table, _ = item_features(env.items, OURS.item_features, lambda: env.item_vectors)
-    menu = env.spec.menu("train")
-    policy_kwargs = {
+    return {
         "features_extractor_class": SetExtractor,
         "features_extractor_kwargs": {"num_features": table.shape[1], "dropout": dropout},
-        "item_table": table[menu],
-        **policy,
+        "item_table": table[env.spec.menu("train")],
     }
-    return DQN(ItemValues, seen_env, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **options)
 
 
 def run_stock(env: Environment, race: Race, seed: int, every: int, learning_rate: float, total: int) -> None:
     """SB3 as its users run it: one environment, default batch, update and exploration settings, Adam."""
     single = gymnasium.make(f"instructrec/pizza_rec-v{env.spec.version}", state="clauses", reward="constraints")
     options = {"learning_rate": learning_rate, "buffer_size": 50_000}  # a million, the default, would need 25 GB
-    model = make_sb3(env, single, seed, 0.0, {}, **options)
+    model = DQN(ItemValues, single, policy_kwargs=our_network(env), seed=seed, device="cpu", **options)
     race.start()
     model.learn(total, callback=Evaluating(race, every))
 
@@ -248,12 +267,12 @@ def run_batched(env: Environment, race: Race, seed: int, every: int, learning_ra
         "optimizer_class": torch.optim.AdamW,
         "optimizer_kwargs": {"weight_decay": OURS.weight_decay, "fused": True},
     }
-    model = make_sb3(
-        env,
+    model = DQN(
+        ItemValues,
         many,
-        seed,
-        OURS.dropout,
-        adamw,
+        policy_kwargs=our_network(env, OURS.dropout) | adamw,
+        seed=seed,
+        device="cpu",
         learning_rate=lambda remaining: learning_rate * min(1.0, 2 * remaining + 1e-3),
         buffer_size=50_000 // OURS.num_envs * OURS.num_envs,
         batch_size=OURS.batch_size,
@@ -261,6 +280,15 @@ def run_batched(env: Environment, race: Race, seed: int, every: int, learning_ra
         gradient_steps=OURS.updates_per_step,
         learning_starts=OURS.num_envs,
     )
+    race.start()
+    model.learn(total, callback=Evaluating(race, every))
+
+
+def run_ppo(env: Environment, race: Race, seed: int, every: int, learning_rate: float, total: int) -> None:
+    """SB3's PPO over our vector environment with our batch, else with its own defaults, on our state and network."""
+    many = AsVecEnv(InstructionVectorEnv(env, OURS.num_envs))
+    options = {"learning_rate": learning_rate, "n_steps": PPO_STEPS, "batch_size": OURS.batch_size}
+    model = PPO(ItemPreferences, many, policy_kwargs=our_network(env), seed=seed, device="cpu", **options)
     race.start()
     model.learn(total, callback=Evaluating(race, every))
 
@@ -281,29 +309,44 @@ def compete(run: Callable[..., None], budget: float, **options: Any) -> dict[str
     }
 
 
+PEERS = {
+    "batched": ("SB3's DQN, our VectorEnv", run_batched, 100_000),
+    "stock": ("SB3's DQN, stock loop", run_stock, STOCK_STEPS),
+    "plain": ("SB3's DQN, MlpPolicy, sentence", run_plain, STOCK_STEPS),
+    "ppo": ("SB3's PPO, our VectorEnv", run_ppo, 100_000),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the figures and curves here")
     parser.add_argument("--markdown", type=Path, help="rewrite the table of this page, between its markers")
+    parser.add_argument("--only", nargs="+", choices=PEERS, help="these of the peers, beside ours")
     parser.add_argument("--stock-budget", type=float, default=600.0, help="CPU-s after which stock SB3 is stopped")
-    parser.add_argument("--batched-budget", type=float, default=300.0, help="CPU-s after which batched SB3 is stopped")
+    parser.add_argument("--batched-budget", type=float, default=300.0, help="CPU-s, for those on our VectorEnv")
     parser.add_argument("--stock-rates", type=float, nargs="*", default=STOCK_RATES)
     parser.add_argument("--batched-rates", type=float, nargs="*", default=BATCHED_RATES)
+    parser.add_argument("--ppo-rates", type=float, nargs="*", default=PPO_RATES)
     parser.add_argument("--every", type=int, default=1_024, help="interactions between evaluations")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.only and options.markdown:
+        parser.error("--markdown writes the whole table, so it goes without --only")
     torch.set_num_threads(1)
     common = {"seed": options.seed, "every": options.every}
     runs = [{"name": "ours", **compete(run_ours, float("inf"), **common)}]
-    for rate in options.batched_rates:
-        found = compete(run_batched, options.batched_budget, learning_rate=rate, total=100_000, **common)
-        runs.append({"name": "SB3, our VectorEnv", **found})
-    for rate in options.stock_rates:
-        found = compete(run_stock, options.stock_budget, learning_rate=rate, total=STOCK_STEPS, **common)
-        runs.append({"name": "SB3, stock loop", **found})
-    for rate in options.stock_rates:
-        found = compete(run_plain, options.stock_budget, learning_rate=rate, total=STOCK_STEPS, **common)
-        runs.append({"name": "SB3, MlpPolicy, sentence", **found})
+    vector, stock = options.batched_budget, options.stock_budget
+    terms = {
+        "batched": (vector, options.batched_rates),
+        "stock": (stock, options.stock_rates),
+        "plain": (stock, options.stock_rates),
+        "ppo": (vector, options.ppo_rates),
+    }
+    for peer in options.only or PEERS:
+        name, run, total = PEERS[peer]
+        budget, rates = terms[peer]
+        for rate in rates:
+            runs.append({"name": name, **compete(run, budget, learning_rate=rate, total=total, **common)})
     report(runs, options.json, options.markdown)
 
 
