@@ -1,4 +1,4 @@
-"""The command that repeats the comparisons, with a budget that only shows that it runs."""
+"""The commands behind docs/peers.md and docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers.py"
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = ROOT / "benchmarks" / "peers.py"
 
 
 @pytest.mark.slow
@@ -42,3 +43,19 @@ def test_a_script_that_fails_is_named_and_the_others_run(tmp_path: Path, monkeyp
     with pytest.raises(SystemExit, match="failed: rewards"):
         peers.main()
     assert ran == ["encoder", "rewards", "sb3"]
+
+
+def test_the_results_page_is_what_its_command_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PEERS.parent))
+    import benches
+
+    written: dict[Path, str] = {}
+    monkeypatch.setattr(benches, "write_text_atomic", written.__setitem__)
+    monkeypatch.setattr(sys, "argv", ["benches.py"])
+    benches.main()
+    page = ROOT / "docs" / "benchmarks.md"
+    assert sorted(path.stem for path in benches.KEPT.glob("*.json")) == [
+        "policy_variants-full",
+        "policy_variants-quick",
+    ]
+    assert written == {page: page.read_text(encoding="utf-8")}
