@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from instructrec_rl.seed_curves import Band
     from instructrec_rl.statistics import Interval
 
+MOST_BANDS = 7  # in one figure: more lie on each other
 INCH_A_ROW = 0.24
 LABEL_HEIGHT = 0.058  # of the axes: what a line of text needs in the figure of costs
 
@@ -67,7 +68,7 @@ def bands_svg(
         line.set_label(cut(name))
         if steps:
             line.set_drawstyle("steps-post")
-        if np.isfinite(band.low).all() and band.num_seeds >= WIDE_BELOW:
+        if len(bands) <= MOST_BANDS and np.isfinite(band.low).all() and band.num_seeds >= WIDE_BELOW:
             low, high = np.clip(band.low, -0.2, 1.2), np.clip(band.high, -0.2, 1.2)
             axes.fill_between(band.x, low, high, color=INKS[ink], alpha=0.13, linewidth=0,
                               step="post" if steps else None)  # fmt: skip

@@ -19,7 +19,7 @@ from instructrec_rl.bench_findings import (
     standings,
 )
 from instructrec_rl.bench_parts import Answered, Cell, Code, Figure, Lines, Part, Section, Table, heated, spanned
-from instructrec_rl.bench_plots import bands_svg, costs_svg, intervals_svg, names_and_shares
+from instructrec_rl.bench_plots import MOST_BANDS, bands_svg, costs_svg, intervals_svg, names_and_shares
 from instructrec_rl.bench_results import VALIDATION, Results, Sample, Task
 from instructrec_rl.comparisons import comparison_sentence
 from instructrec_rl.screen import duration, share
@@ -205,7 +205,7 @@ def _profiles(task: Task, places: Sequence[Standing], prefix: str) -> Section:
     note = (
         "For each threshold, the share of scores (a run on a split) above it: the further to the right a line falls, "
         "the better, and a long slope shows runs or splits that lag behind. Bands, "
-        "from 5 seeds on, are Wilson's for runs."
+        f"from 5 seeds on and for at most {MOST_BANDS} lines, are Wilson's for runs."
     )
     return Section("How the runs are spread", note, [Figure("Performance profile", svg)])
 
