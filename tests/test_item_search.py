@@ -126,7 +126,8 @@ def test_a_policy_with_an_index_is_saved_without_it_and_answers_alike(toys: Toys
     save_policy(tmp_path / "run" / "policy", "dqn", policy, env)
     assert {p.suffix for p in (tmp_path / "run" / "policy").iterdir()} <= {".json", ".jsonl", ".safetensors"}
     loaded = load_policy(tmp_path / "run")
-    assert loaded.policy.search.kind == "index"  # type: ignore[union-attr]
+    assert isinstance(loaded.policy, dqn.DQNPolicy)
+    assert loaded.policy.search.kind == "index"
     asked = play(policy, env, "test")
     assert loaded.act(list(env.instructions[asked.rows])) == asked.responses(env)
 

@@ -180,6 +180,7 @@ def _write(part: Path, path: Path, read: Callable[[], Read]) -> None:
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
             rows.clear()
 
+        number = 0
         for number, (example, split) in enumerate(read(), start=1):
             text = json.dumps(example.row, ensure_ascii=False)
             row = {"id": example.id, "instruction": example.instruction, "best": example.best, "split": split}
