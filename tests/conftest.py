@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,17 +17,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "star")
 WORDS = ("apple", "bridge", "candle", "desert", "engine", "forest", "guitar", "hammer")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The lane that reads real data says so when the data is not there."""
-    if not SHARED.is_dir():
-        for item in items:
-            if "shared" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason=f"no real data: {SHARED} is absent"))
+    """The lanes that read real data, or need a browser, say so when it is not there."""
+    absent = {} if SHARED.is_dir() else {"shared": f"no real data: {SHARED} is absent"}
+    absent |= {} if CHROMIUM.exists() else {"browser": f"needs {CHROMIUM} (apt-get install chromium)"}
+    for item in items:
+        for mark, reason in absent.items():
+            if mark in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield running
+        running.close()
 
 
 @pytest.fixture(scope="session")

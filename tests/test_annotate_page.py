@@ -20,26 +20,12 @@ from instructrec_rl.annotate import AnnotateConfig, make_session
 from instructrec_rl.annotate.session import Session
 from instructrec_rl.feedback.store import Store
 from tests.test_annotate import OUT, lines
-from tests.test_report import CHROMIUM, FLAGS
 from tests.test_run import environment
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium (apt-get install chromium)"),
-]
+pytestmark = pytest.mark.browser
 PHONE = {"width": 360, "height": 740}
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 ATTACK = '<script>window.owned=1</script><img src=x onerror="window.owned=1">\'"&{{7*7}}\u202e'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield running
-        running.close()
 
 
 @contextmanager

@@ -19,9 +19,6 @@ from instructrec_rl.report import main, read_run, summary, write_report
 from instructrec_rl.report_sections import constraint_words, spread
 from instructrec_rl.screen import _PlainProgress, print_result, progress, result_lines, result_table
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
 SPLITS = {"iid": 640, "frame": 512, "phrase": 498, "combo": 500, "both": 320, "cold": 400}
 REACHED = {"policy": (0.98, 0.97, 0.57, 0.96, 0.55, 0.86), "random": (0,) * 6, "popularity": (0.08, 0.07, 0.09, 0.05,
            0.06, -0.04), "neighbour": (0.36, 0.33, 0.29, 0.31, 0.25, 0.30), "tfidf": (0.31, 0.30, 0.2, 0.3, 0.18, 0.27),
@@ -390,31 +387,26 @@ def test_progress_follows_an_algorithm_that_counts_its_own_steps() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium (apt-get install chromium)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
-def test_page_in_a_browser(tmp_path: Path, width: int, scheme: Any) -> None:
-    from playwright.sync_api import sync_playwright
-
+def test_page_in_a_browser(browser: Any, tmp_path: Path, width: int, scheme: Any) -> None:
     samples = make_samples()
     samples[0]["instruction"] = "<script>document.title = 'owned'</script>" + "long" * 100
     path = write_report(write_run(tmp_path / "run", samples_jsonl=samples))
     messages: list[str] = []
     requests: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
-        assert page.title() == "pizza_rec · dqn · constraints · seed 3"
-        assert page.locator("h2").all_inner_texts() == HEADINGS
-        wide = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        assert wide[0] <= wide[1], "the page scrolls sideways"
-        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert back == ("rgb(253, 253, 252)" if scheme == "light" else "rgb(20, 23, 27)")
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    assert page.title() == "pizza_rec · dqn · constraints · seed 3"
+    assert page.locator("h2").all_inner_texts() == HEADINGS
+    wide = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide[0] <= wide[1], "the page scrolls sideways"
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert back == ("rgb(253, 253, 252)" if scheme == "light" else "rgb(20, 23, 27)")
+    page.close()
     assert messages == []
     assert requests == [path.as_uri()]
 
