@@ -12,6 +12,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from instructrec_rl.bench_findings import find
 from instructrec_rl.bench_gather import gather
 from instructrec_rl.bench_parts import Section, Table
 from instructrec_rl.bench_report import summary
@@ -59,9 +60,12 @@ def of_bench(results: Results) -> str:
     minutes = f"{sum(run.cpu_s for run in results.runs) / 60:,.0f} CPU-minutes of learning"
     took = f"the last command took {duration(about['wall_s'])} with {about['workers']} at once"
     facts = f"{runs} runs, up to {seeds} seeds each, {minutes}; {took}; {about['started'][:10]}, {made}."
-    sections = [shortened(part) for part in sections_of(results, compared=False) if part.heading.startswith(SHOWN)]
+    findings = find(results, side_by_side=False)
+    sections = [
+        shortened(part) for part in sections_of(results, findings, compared=False) if part.heading.startswith(SHOWN)
+    ]
     parts = [f"## {about['experiment']}, size {about['size']}", about["description"], f"    {about['command']}",
-             facts, summary(results), *(part.markdown().replace("## ", "### ", 1) for part in sections)]  # fmt: skip
+             facts, summary(findings), *(part.markdown().replace("## ", "### ", 1) for part in sections)]  # fmt: skip
     return "\n\n".join(parts)
 
 

@@ -38,6 +38,12 @@ class Standing:
         return float(np.mean([run.cpu_s for run in self.runs]))
 
     @property
+    def tries(self) -> int | None:
+        """The answers that a run tried in learning, or was shown; None where it logged no learning."""
+        curve = self.runs[0].curve
+        return round(curve[-1][0]) if curve else None
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds of its runs."""
         return [run.seed for run in self.runs]
@@ -102,6 +108,25 @@ def _metric(task: Task, runs: list[RunScores], metric: str) -> Interval:
     return interval([float(np.mean([task.normalize(s, run.means[s][metric], metric) for s in known])) for run in runs])
 
 
+@dataclass(frozen=True)
+class Findings:
+    """A task's leaderboard, and its comparisons, corrected together: of all pairs, or of reports put side by side."""
+
+    task: Task
+    places: list[Standing]
+    comparisons: list[Comparison]
+
+
+def find(results: Results, side_by_side: bool) -> list[Findings]:
+    """What the results say of each task. side_by_side: each variant is compared with itself in an earlier report."""
+    found = []
+    for task in results.tasks:
+        places = standings(results, task)
+        pairs = same_variants(results, places) if side_by_side else list(combinations(places, 2))
+        found.append(Findings(task, places, compare(task, pairs)))
+    return found
+
+
 def compare(task: Task, pairs: Sequence[tuple[Standing, Standing]]) -> list[Comparison]:
     """Pairs of variants on the seeds and items that both have, corrected together by Holm's method."""
     found = []
@@ -115,11 +140,6 @@ def compare(task: Task, pairs: Sequence[tuple[Standing, Standing]]) -> list[Comp
         found.append((ours.variant, theirs.variant, difference, probability_of_improvement(first, second)))
     corrected = holm_corrected([difference for _, _, difference, _ in found])
     return [Comparison(ours, theirs, each, p) for (ours, theirs, _, p), each in zip(found, corrected)]
-
-
-def all_pairs(places: Sequence[Standing]) -> list[tuple[Standing, Standing]]:
-    """Every two variants, the higher one first."""
-    return list(combinations(places, 2))
 
 
 def same_variants(results: Results, places: Sequence[Standing]) -> list[tuple[Standing, Standing]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from instructrec_rl.bench_results import VALIDATION, Results, RunScores, Sample, Task, merged_task
 from instructrec_rl.core import InputError
-from instructrec_rl.files import read_jsonl, read_yaml
+from instructrec_rl.files import flattened, read_json, read_jsonl, read_yaml
 from instructrec_rl.screen import main_metric
 
 BENCH = "bench.json"
@@ -38,7 +38,7 @@ def gather(folder: Path, seen: Callable[[int, int], None] = lambda done, total: 
     """
     bench = folder / BENCH
     if bench.is_file():
-        about = _read_object(bench)
+        about = read_json(bench)
         listed = about.pop("runs", [])
         done = {folder / run["folder"]: run["variant"] for run in listed if run["status"] == "done"}
         missing = [run for run in listed if run["status"] != "done"]
@@ -66,14 +66,17 @@ def _gather(
     made: dict[str, list[str]] = {}
     runs: list[RunScores] = []
     answered: dict[tuple[str, str], tuple[int, Answers]] = {}  # of each task and variant, the first seed's
+    places: dict[tuple[str, str, int], Path] = {}
     for number, (folder, variant) in enumerate(folders.items()):
-        result, config = _read_object(folder / "result.json"), read_yaml(folder / "config.yaml")
+        result, config = read_json(folder / "result.json"), read_yaml(folder / "config.yaml")
         answers = _read_answers(folder / "answers.jsonl")
-        manifest = _read_object(folder / "manifest.json")
+        manifest = read_json(folder / "manifest.json")
         task = _task(result, answers, config.get("env", {}), manifest)
         tasks.setdefault(task.key, []).append(task)
         run = _run_scores(variant, task, result, answers, folder)
         runs.append(run)
+        if (same := places.setdefault((task.key, variant, run.seed), folder)) != folder:
+            raise InputError(f"the same options and seed as {same}; leave one of the two out", folder)
         place = (task.key, variant)
         if place not in answered or run.seed < answered[place][0]:
             answered[place] = (run.seed, answers)
@@ -123,23 +126,26 @@ def _run_scores(variant: str, task: Task, result: dict[str, Any], answers: Answe
             count[0] += hold
             count[1] += asked
     stages = list((result.get("stages") or {}).values())
-    before = max((stage["cpu_s"] for stage in stages), default=0.0)  # a stage's seconds count from the run's start
-    # and the work that another run of the bench did for this one
-    before += sum(stage["reused"]["cpu_s"] for stage in stages if stage.get("reused"))
+    cpu_s, wall_s = (_before(stages, key) for key in ("cpu_s", "wall_s"))
     return RunScores(
         variant=variant,
         seed=int(result["seed"]),
         task=task.key,
         algo=str(result["algo"]),
         reward=str(result["reward"]),
-        cpu_s=round(result["cpu_s"] + before, 3),
-        wall_s=result["wall_s"],
-        interactions=result.get("interactions", 0),
+        cpu_s=round(result["cpu_s"] + cpu_s, 3),
+        wall_s=round(result["wall_s"] + wall_s, 3),
         scores=scores,
         means={split: result["splits"][split]["metrics"] for split in task.sizes},
         kinds=kinds,
-        curve=_curve(folder / "metrics.jsonl", f"validation/{task.metric}", before),
+        curve=_curve(folder / "metrics.jsonl", f"validation/{task.metric}", cpu_s),
     )
+
+
+def _before(stages: Sequence[dict[str, Any]], key: str) -> float:
+    """The seconds of the stages before learning: until the last one ended, and what other runs did for this one."""
+    reused = sum(stage["reused"][key] for stage in stages if stage.get("reused"))
+    return max((stage[key] for stage in stages), default=0.0) + reused
 
 
 def _curve(path: Path, key: str, before: float) -> list[tuple[float, float, float]]:
@@ -190,7 +196,7 @@ def _answer(row: dict[str, Any], score: float) -> dict[str, Any]:
 
 def _named(folders: Sequence[Path]) -> dict[Path, str]:
     """A variant's name for each run folder: its algorithm, and the options in which the runs of it differ."""
-    options = {folder: dict(_flat(read_yaml(folder / "config.yaml"))) for folder in folders}
+    options = {folder: dict(flattened(read_yaml(folder / "config.yaml"))) for folder in folders}
     by_algorithm: dict[str, list[dict[str, Any]]] = {}
     for found in options.values():
         by_algorithm.setdefault(str(found.get("algo.name")), []).append(found)
@@ -206,21 +212,3 @@ def _named(folders: Sequence[Path]) -> dict[Path, str]:
         keys = dict.fromkeys([*everywhere, *differing(by_algorithm[algorithm])])
         names[folder] = " ".join([algorithm, *(f"{key.removesuffix('.name')}={found.get(key)}" for key in keys)])
     return names
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read: {error}", path) from error
-    if not isinstance(content, dict):
-        raise InputError("expected a JSON object", path)
-    return content

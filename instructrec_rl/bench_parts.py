@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from instructrec_rl.report_sections import section, text
+from instructrec_rl.report_sections import framed, section, text
 from instructrec_rl.screen import share
 from instructrec_rl.statistics import Interval
 
@@ -49,18 +49,9 @@ class Table:
 
     def html(self) -> str:
         """The table in a box that scrolls by itself; a long list of words is folded."""
-        first, *others = (text(head) for head in self.head)
-        columns = f'<th scope="col">{first}</th>' + "".join(f'<th scope="col">{head}</th>' for head in others)
-        body = "\n".join(
-            f'<tr><th scope="row">{text(row[0].text)}</th>{"".join(cell.html() for cell in row[1:])}</tr>'
-            for row in self.rows
-        )
         kind, said = "words" if self.words else "plain" if len(self.head) <= WIDE else "plain many", text(self.caption)
-        shown = (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{said}"><table class="{kind}">'
-            f"<caption><span><b>{said}</b></span></caption>\n<thead><tr>{columns}</tr></thead>\n"
-            f"<tbody>\n{body}\n</tbody></table></div>"
-        )
+        rows = [[text(row[0].text), *(cell.html() for cell in row[1:])] for row in self.rows]
+        shown = framed(self.caption, f"<b>{said}</b>", self.head, rows, kind)
         if self.words and len(self.rows) >= FOLDED_FROM:
             return f"<details><summary>{said}: {len(self.rows)} rows</summary>{shown}</details>"
         return shown

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from instructrec_rl.bench_findings import Standing, all_pairs, compare, standings
+from instructrec_rl.bench_findings import Comparison, Findings, Standing, find
 from instructrec_rl.bench_gather import gather, gather_runs
 from instructrec_rl.bench_parts import Section, spanned
 from instructrec_rl.bench_results import REPORT, Results, merge, read_results, write_results
@@ -56,39 +56,51 @@ def write_reports(folder: Path, results: Results, compared: bool = False) -> Pat
     """Write report.json, .csv, .md and .html into a folder; returns the last one's path."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    sections, lead = sections_of(results, compared), summary(results)
+    findings = find(results, compared)
+    sections, lead = sections_of(results, findings, compared), summary(findings, compared)
     write_results(folder / REPORT, results)
-    write_text_atomic(folder / "report.csv", table_of(results))
+    write_text_atomic(folder / "report.csv", table_of(findings))
     write_text_atomic(folder / "report.md", markdown(results, sections, lead))
     path = folder / "report.html"
     write_text_atomic(path, page(results, sections, lead, compared))
     return path
 
 
-def summary(results: Results) -> str:
+def summary(findings: Sequence[Findings], compared: bool = False) -> str:
     """What the figures say, in plain words; "better" only where the corrected interval allows it."""
     words = []
-    for task in results.tasks:
-        places = standings(results, task)
-        if not places:
+    for found in findings:
+        if not found.places:
             continue
-        first = places[0]
-        where = f"On {task.env}, " if len(results.tasks) > 1 else ""
+        task, first = found.task, found.places[0]
+        where = f"On {task.env}, " if len(findings) > 1 else ""
         ends = f" (95 % interval {spanned(first.mean)[1:-1].replace(', ', ' to ')})" if spanned(first.mean) else ""
         words.append(f"{where}{first.variant} has the highest mean: {share(first.mean.value)}{ends} of the way from "
                      f"random to oracle on {task.metric}, every test split counting alike.")  # fmt: skip
-        comparisons = compare(task, all_pairs(places))
-        against = [c for c in comparisons if c.ours == first.variant]
-        beaten = [c.theirs for c in against if c.difference.better]
-        unclear = [c.theirs for c in against if not c.difference.better]
-        corrected = f"Holm's correction over {len(comparisons)} comparisons"
-        if beaten:
-            words.append(f"After {corrected} it is better than {listed(beaten)}.")
-        if unclear:
-            words.append(f"No difference from {listed(unclear)} is shown.")
+        words += _changes(found.comparisons) if compared else _lead(first.variant, found.comparisons)
         if note := first.mean.note:
             words.append(note)
     return " ".join(words)
+
+
+def _lead(first: str, comparisons: Sequence[Comparison]) -> list[str]:
+    """What the highest variant may be said to be better than."""
+    against = [pair for pair in comparisons if pair.ours == first]
+    beaten = [pair.theirs for pair in against if pair.difference.better]
+    unclear = [pair.theirs for pair in against if not pair.difference.better]
+    corrected = f"Holm's correction over {len(comparisons)} comparisons"
+    said = [f"After {corrected} it is better than {listed(beaten)}."] if beaten else []
+    return said + ([f"No difference from {listed(unclear)} is shown."] if unclear else [])
+
+
+def _changes(comparisons: Sequence[Comparison]) -> list[str]:
+    """Which variants changed from one report to another."""
+    verdicts = {word: [pair.ours for pair in comparisons if pair.difference.verdict == word]
+                for word in ("better", "worse", "unclear")}  # fmt: skip
+    said = [f"{word.capitalize()} than before: {listed(names)}." for word, names in verdicts.items()
+            if names and word != "unclear"]  # fmt: skip
+    unclear = verdicts["unclear"]
+    return said + ([f"No change of {listed(unclear)} is shown."] if unclear else [])
 
 
 def page(results: Results, sections: Sequence[Section], lead: str, compared: bool) -> str:
@@ -120,20 +132,20 @@ def markdown(results: Results, sections: Sequence[Section], lead: str) -> str:
     )
 
 
-def table_of(results: Results) -> str:
+def table_of(findings: Sequence[Findings]) -> str:
     """Every figure as CSV: a line a variant, split and metric; normalised scores with their 95 % interval."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(_lines(results))
+    writer.writerows(_lines(findings))
     return out.getvalue()
 
 
-def _lines(results: Results) -> Iterator[list[str]]:
-    for task in results.tasks:
-        for place in standings(results, task):
+def _lines(findings: Sequence[Findings]) -> Iterator[list[str]]:
+    for task, places in ((found.task, found.places) for found in findings):
+        for place in places:
             instructions = sum(task.sizes[split] for split in task.splits)
-            about = (f"{place.runs[0].interactions}", f"{place.cpu_s:.3f}")
+            about = ("" if place.tries is None else str(place.tries), f"{place.cpu_s:.3f}")
             whole = [_raw(place, task.splits, task.metric), *_ends(place.mean), *_ends(place.iqm)]
             start = [task.env, place.variant]
             seeds = str(len(place.runs))

@@ -59,8 +59,8 @@ class RunScores:
     """One finished run. scores: test split -> the main metric of each instruction (N,), raw; means: every metric.
 
     kinds: kind of constraint -> [how many hold, how many were asked] over the test splits; curve: (interactions, CPU
-    seconds, the main metric on validation, raw), rising; cpu_s: of learning with every stage, also one that
-    another run did for it.
+    seconds, the main metric on validation, raw), rising; cpu_s, wall_s: of learning with every stage,
+    also one that another run did for it.
     """
 
     variant: str
@@ -70,7 +70,6 @@ class RunScores:
     reward: str
     cpu_s: float
     wall_s: float
-    interactions: int
     scores: dict[str, list[float]]
     means: Means
     kinds: dict[str, list[int]] = field(default_factory=dict)
@@ -125,13 +124,18 @@ def read_results(path: Path) -> Results:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(Results).validate_json(path.read_bytes())
+        found = TypeAdapter(Results).validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", path) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(f"not a report.json of instructrec-rl: {where}: {first['msg']}", path) from error
+    sizes = {task.key: task.sizes for task in found.tasks}
+    for run in found.runs:
+        if {split: len(scores) for split, scores in run.scores.items()} != sizes.get(run.task):
+            raise InputError(f"{run.variant}, seed {run.seed}: its scores are not those of a task of the file", path)
+    return found
 
 
 def merge(results: Sequence[Results]) -> Results:

@@ -9,14 +9,11 @@ from typing import Any
 from instructrec_rl.bench_findings import (
     SHARES,
     Comparison,
+    Findings,
     Standing,
-    all_pairs,
-    compare,
     cost_to,
     learning_curve,
     profile,
-    same_variants,
-    standings,
 )
 from instructrec_rl.bench_parts import Answered, Cell, Code, Figure, Lines, Part, Section, Table, heated, spanned
 from instructrec_rl.bench_plots import MOST_BANDS, bands_svg, costs_svg, intervals_svg, names_and_shares
@@ -30,18 +27,15 @@ SHOWN_VARIANTS = 6  # in a sample
 MOST_COLUMNS = 12  # of a table of differences
 
 
-def sections_of(results: Results, compared: bool) -> list[Section]:
+def sections_of(results: Results, findings: Sequence[Findings], compared: bool) -> list[Section]:
     """All sections. compared: the results are of two reports put together, so like variants are set side by side."""
     found = []
-    for number, task in enumerate(results.tasks):
-        places = standings(results, task)
+    for number, (task, places, comparisons) in enumerate((f.task, f.places, f.comparisons) for f in findings):
         if not places:
             nothing = f"On {task.env}, random and oracle score alike on every split, so nothing can be normalised."
             found.append(Section("Leaderboard", nothing))
             continue
         about = f" · {task.env}" if len(results.tasks) > 1 else ""
-        pairs = same_variants(results, places) if compared else all_pairs(places)
-        comparisons = compare(task, pairs)
         made = [
             _leaderboard(task, places, f"p{number}"),
             _what_changed(task, comparisons) if compared else _differences(task, places, comparisons),
@@ -68,7 +62,7 @@ def _leaderboard(task: Task, places: Sequence[Standing], prefix: str) -> Section
         cells = [Cell(place.variant), Cell(str(len(place.runs))), heated(place.mean)]
         cells += [Cell(share(place.iqm.value), spanned(place.iqm))]
         cells += [Cell(share(place.metrics[name].value)) for name in others]
-        cells += [_tries(place), Cell(f"{place.cpu_s:,.0f}")]
+        cells += [Cell("–" if place.tries is None else f"{place.tries:,}"), Cell(f"{place.cpu_s:,.0f}")]
         rows.append(cells)
     head = ["variant", "seeds", f"{task.metric}, mean", "IQM", *others, "interactions", "CPU-s"]
     rest = [f"{split} ({size:,})" for split, size in task.sizes.items() if split in task.splits]
@@ -88,12 +82,6 @@ def _leaderboard(task: Task, places: Sequence[Standing], prefix: str) -> Section
         Table("Leaderboard", head, rows),
         Lines(notes),
     ])  # fmt: skip
-
-
-def _tries(place: Standing) -> Cell:
-    """What a run tried to learn from; nothing where it logged no learning."""
-    curve = place.runs[0].curve
-    return Cell(f"{curve[-1][0]:,.0f}" if curve else "–")
 
 
 def _differences(task: Task, places: Sequence[Standing], comparisons: Sequence[Comparison]) -> Section | None:

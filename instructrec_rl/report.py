@@ -8,7 +8,6 @@ scripts, so that an instruction that holds markup is shown and not obeyed.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 from instructrec_rl import report_sections as sections
 from instructrec_rl.cli import DONE, Parser, run_command
 from instructrec_rl.core import InputError
-from instructrec_rl.files import read_jsonl, write_text_atomic
+from instructrec_rl.files import read_json, read_jsonl, write_text_atomic
 from instructrec_rl.report_sections import text
 from instructrec_rl.screen import figure, main_metric, share, values_of
 
@@ -53,7 +52,7 @@ def read_run(folder: Path) -> Run:
         started = (folder / "config.yaml").is_file()
         raise InputError("the run has not finished: it has no result.json; continue it with resume=true" if started
                          else "not a run folder: it has no result.json", folder)  # fmt: skip
-    result = _read_json(path)
+    result = read_json(path)
     for key in ("env", "reward", "algo", "seed", "splits"):
         if key not in result:
             raise InputError(f'not the result of a run: it has no "{key}"', path)
@@ -65,23 +64,11 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         result=result,
-        manifest=_read_json(manifest) if manifest.is_file() else {},
+        manifest=read_json(manifest) if manifest.is_file() else {},
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         metrics=_read_lines(folder / "metrics.jsonl", "step"),
         samples=_read_lines(folder / "samples.jsonl", "instruction"),
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"broken JSON: {error.msg}", path, error.lineno) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read: {error}", path) from error
-    if not isinstance(content, dict):
-        raise InputError("expected a JSON object", path)
-    return content
 
 
 def _read_lines(path: Path, needed: str) -> list[dict[str, Any]]:

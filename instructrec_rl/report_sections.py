@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from instructrec_rl.files import flattened
 from instructrec_rl.report_plots import bars_svg, curves_svg
 from instructrec_rl.screen import answerers, figure, main_metric, share, values_of
 
@@ -57,16 +58,18 @@ def section(heading: str, note: str, *parts: str) -> str:
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "compare") -> str:
     """A table in a box that scrolls by itself. `caption` and `head` are texts, cells HTML; a row's first its head."""
-    first, *others = (text(h) for h in head)
-    columns = f'<th scope="col">{first}</th>' + "".join(f'<th scope="col">{h}</th>' for h in others)
-    body = "\n".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
-    )
     name, colon, rest = caption.partition(": ")
     shown = f"<b>{text(name)}</b> {text(rest)}" if colon else text(caption)
+    return framed(caption, shown, head, [[row[0], *(f"<td>{cell}</td>" for cell in row[1:])] for row in rows], kind)
+
+
+def framed(label: str, caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
+    """The same with `caption` as HTML and whole <td> elements; `label` is the text that a screen reader says."""
+    columns = "".join(f'<th scope="col">{text(h)}</th>' for h in head)
+    body = "\n".join(f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>' for first, *cells in rows)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table class="{kind}">'
-        f"<caption><span>{shown}</span></caption>\n<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}"><table class="{kind}">'
+        f"<caption><span>{caption}</span></caption>\n<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
@@ -332,13 +335,5 @@ def repeat(manifest: dict[str, Any], config: str, result: Result) -> str:
 
 
 def _pairs(caption: str, content: Mapping[str, Any]) -> str:
-    rows = [[text(key), f"<code>{text(value)}</code>"] for key, value in _flat(content) if value not in ("", None)]
-    return table(caption, ["what", "value"], rows, "words")
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key} / ")
-        else:
-            yield f"{prefix}{key}", value
+    known = [(key, value) for key, value in flattened(content, " / ") if value not in ("", None)]
+    return table(caption, ["what", "value"], [[text(k), f"<code>{text(v)}</code>"] for k, v in known], "words")

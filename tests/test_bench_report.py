@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import yaml
 
-from instructrec_rl.bench_findings import all_pairs, compare, standings
+from instructrec_rl.bench_findings import find, standings
 from instructrec_rl.bench_gather import gather
 from instructrec_rl.bench_report import results_of
 from instructrec_rl.bench_results import read_results
 from instructrec_rl.cli import run_command
 from instructrec_rl.report import main
-from tests.test_report import CHROMIUM, FLAGS, Page
+from tests.test_report import Page
 
 SPLITS = {"iid": 40, "frame": 20}
 ENDS = {"random": 0.2, "oracle": 0.9}
@@ -62,7 +62,11 @@ def write_run(
     result = {"env": "toys", "reward": "constraints", "algo": variant, "seed": seed, "interactions": 1000,
               "wall_s": 2.0, "cpu_s": 1.0 + seed, "splits": splits, "baselines": baselines}  # fmt: skip
     if variant == "ppo":
-        made = {"verbaliser": {"cpu_s": 1.0}, "supervised": {"cpu_s": 2.5, "reused": {"cpu_s": 10.0, "wall_s": 11.0}}}
+        first = {"cpu_s": 1.0, "wall_s": 1.1}
+        made = {
+            "verbaliser": first,
+            "supervised": {"cpu_s": 2.5, "wall_s": 2.6, "reused": {"cpu_s": 10.0, "wall_s": 11.0}},
+        }
         result["stages"] = made
     manifest = {"commit": "abc", "versions": {"torch": "2"}, "sha256": {"data": {"items.jsonl": "ab"}}, "threads": 1}
     curve = [] if variant == "popularity" else [
@@ -116,6 +120,7 @@ def test_figures_are_those_of_the_answers(tmp_path: Path) -> None:
         assert sum(asked for _, asked in place.kinds.values()) == 5 * 60
     assert places["dqn"].cpu_s == 3.0
     assert places["ppo"].cpu_s == 15.5, "its stages are counted, also the one that another run made"
+    assert places["ppo"].runs[0].wall_s == pytest.approx(2.0 + 2.6 + 11.0)
     assert places["ppo"].runs[0].curve[0][1] == pytest.approx(12.6)
 
 
@@ -179,7 +184,8 @@ def test_csv_has_every_figure(tmp_path: Path) -> None:
     assert float(row["normalized"]) == pytest.approx(place.mean.value, abs=1e-6)
     assert float(row["low"]) == pytest.approx(place.mean.low, abs=1e-6)
     assert float(row["raw"]) == pytest.approx(0.2 + 0.7 * place.mean.value, abs=1e-6)
-    assert (row["seeds"], row["instructions"]) == ("5", "60")
+    assert (row["seeds"], row["instructions"], row["interactions"]) == ("5", "60", "800")
+    assert {r["interactions"] for r in rows if r["variant"] == "popularity"} == {""}, "it learns from no tries"
 
 
 def test_two_reports_are_compared_variant_by_variant(
@@ -199,8 +205,9 @@ def test_two_reports_are_compared_variant_by_variant(
     assert "after: new is" not in page.text
     kept = read_results(tmp_path / "compared" / "report.json")
     assert {run.variant for run in kept.runs} >= {"before: dqn", "after: dqn", "before: ppo", "after: new"}
-    (task,) = kept.tasks
-    assert len(compare(task, all_pairs(standings(kept, task)))) == 15
+    (found,) = find(kept, side_by_side=False)
+    assert len(found.comparisons) == 15
+    assert "Better than before: after: dqn. No change of after: popularity is shown." in page.text
 
 
 def test_single_runs_are_grouped_by_what_differs(tmp_path: Path) -> None:
@@ -212,6 +219,24 @@ def test_single_runs_are_grouped_by_what_differs(tmp_path: Path) -> None:
     assert not compared
     assert {run.variant for run in results.runs} == {"dqn algo.hidden=16", "dqn algo.hidden=32", "popularity"}
     assert sorted(run.seed for run in results.runs if run.variant == "dqn algo.hidden=32") == [0, 1, 2]
+
+
+def test_two_runs_of_one_variant_and_seed_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("first", "second"):
+        write_run(tmp_path / "runs" / name, "dqn", 0, 0.5)
+    assert run_command(main, [str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert f"second: the same options and seed as {tmp_path / 'runs' / 'first'}; leave one of the two out" in error
+
+
+def test_a_report_json_whose_parts_do_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = write_bench(tmp_path / "b")
+    report_of(home)
+    kept = json.loads((home / "report.json").read_text())
+    kept["runs"][0]["scores"]["iid"].pop()
+    (home / "report.json").write_text(json.dumps(kept))
+    assert run_command(main, [str(home / "report.json")]) == 2
+    assert "popularity, seed 0: its scores are not those of a task of the file" in capsys.readouterr().err
 
 
 def test_runs_that_answered_other_instructions_are_not_compared(tmp_path: Path) -> None:
@@ -239,7 +264,7 @@ def broken(name: str, text: str) -> Callable[[Path], int]:
     (lambda home: (home / "dqn-1" / "answers.jsonl").unlink(), "dqn-1: the run has no answers.jsonl"),
     (broken("dqn-1/answers.jsonl", '{"split": "iid"'), "answers.jsonl:1: broken JSON"),
     (broken("dqn-1/answers.jsonl", '{"split": "validation"}\n'), "it holds no answer to a test split"),
-    (broken("dqn-1/result.json", "{"), "dqn-1/result.json: cannot read"),
+    (broken("dqn-1/result.json", "{"), "dqn-1/result.json:1: broken JSON"),
     (broken("bench.json", "[]"), "bench.json: expected a JSON object"),
     (broken("bench.json", '{"runs": []}'), "no finished run"),
 ])  # fmt: skip
@@ -271,18 +296,7 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
         assert error.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield running
-        running.close()
-
-
 @pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium (apt-get install chromium)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_page_in_a_browser(browser: Any, tmp_path: Path, width: int, scheme: Any) -> None:
