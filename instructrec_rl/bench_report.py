@@ -95,7 +95,7 @@ def _lead(first: str, comparisons: Sequence[Comparison]) -> list[str]:
 
 def _changes(comparisons: Sequence[Comparison]) -> list[str]:
     """Which variants changed from one report to another."""
-    verdicts = {word: [pair.ours for pair in comparisons if pair.difference.verdict == word]
+    verdicts = {word: [pair.ours.partition(": ")[2] for pair in comparisons if pair.difference.verdict == word]
                 for word in ("better", "worse", "unclear")}  # fmt: skip
     said = [f"{word.capitalize()} than before: {listed(names)}." for word, names in verdicts.items()
             if names and word != "unclear"]  # fmt: skip

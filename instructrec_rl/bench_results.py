@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,9 +140,14 @@ def read_results(path: Path) -> Results:
 
 
 def merge(results: Sequence[Results]) -> Results:
-    """Several reports as one: a variant is then called `<report>: <variant>`. Tasks that are the same become one."""
+    """Several reports as one: a variant is then called `<report>: <variant>`, without the beginning that all reports'
+    names share. Tasks that are the same become one.
+    """
     names = [each.name for each in results]
-    called = [name if names.count(name) == 1 else f"{name} ({k + 1})" for k, name in enumerate(names)]
+    parts = [name.split("-") for name in names]
+    shared = list(takewhile(lambda same: len(set(same)) == 1, zip(*(each[:-1] for each in parts))))
+    short = ["-".join(each[len(shared) :]) for each in parts]
+    called = [name if short.count(name) == 1 else f"{name} ({k + 1})" for k, name in enumerate(short)]
     tasks: dict[str, list[Task]] = {}
     made: dict[str, list[str]] = {}
     for each in results:
@@ -150,7 +156,7 @@ def merge(results: Sequence[Results]) -> Results:
         for key, values in each.made.items():
             made[key] = list(dict.fromkeys([*made.get(key, []), *values]))
     return Results(
-        " and ".join(called),
+        " and ".join(names),
         {},
         made,
         [merged_task(same) for same in tasks.values()],

@@ -207,7 +207,18 @@ def test_two_reports_are_compared_variant_by_variant(
     assert {run.variant for run in kept.runs} >= {"before: dqn", "after: dqn", "before: ppo", "after: new"}
     (found,) = find(kept, side_by_side=False)
     assert len(found.comparisons) == 15
-    assert "Better than before: after: dqn. No change of after: popularity is shown." in page.text
+    assert "Better than before: dqn. No change of popularity is shown." in page.text
+
+
+def test_reports_are_told_apart_by_what_their_names_do_not_share(tmp_path: Path) -> None:
+    def variants(*names: str) -> set[str]:
+        homes = [tmp_path / str(k) / name for k, name in enumerate(names)]
+        results, _ = results_of([home if home.exists() else write_bench(home, {"dqn": 0.5}) for home in homes])
+        return {run.variant for run in results.runs}
+
+    assert variants("trial-quick", "trial-full") == {"quick: dqn", "full: dqn"}
+    assert variants("same", "same") == {"same (1): dqn", "same (2): dqn"}
+    assert variants("a-b", "a-bc") == {"b: dqn", "bc: dqn"}
 
 
 def test_single_runs_are_grouped_by_what_differs(tmp_path: Path) -> None:
