@@ -6,11 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from instructrec_rl.core import InputError
+from instructrec_rl.strict_json import parse_json, parse_object
 
 PATH_VARIABLE = "INSTRUCTREC_PATH"
 
@@ -78,7 +81,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(_read_text(path))
+        content = yaml.safe_load(read_text(path))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise InputError(f"broken YAML: {error.problem}", path, mark.line + 1 if mark else None) from error
@@ -93,11 +96,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_text(path: Path) -> str:
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes. Raises InputError where it cannot be read or is not a regular file.
+
+    A named pipe, a device or a folder in a file's place would be waited for, or read, without end.
+    """
     try:
-        data = path.read_bytes()
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return os.fdopen(handle, "rb")
+        os.close(handle)
     except OSError as error:
         raise _cannot("read", path, error) from error
+    raise InputError("cannot read: not a regular file", path)
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file. Raises InputError as `open_regular` does, and where there are more than `most`."""
+    with open_regular(path) as stream, reading(path):
+        data = stream.read() if most is None else stream.read(most + 1)
+    if most is not None and len(data) > most:
+        raise InputError(f"longer than the {most:,} bytes that such a file may have", path)
+    return data
+
+
+def read_text(path: Path, most: int | None = None) -> str:
+    """The UTF-8 text of a regular file, without a byte order mark. Raises InputError as `read_bytes` does."""
+    data = read_bytes(path, most)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,15 +131,12 @@ def _read_text(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises InputError, with the line, where it cannot be read or is something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"broken JSON: {error.msg}", path, error.lineno) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read: {error}", path) from error
-    if not isinstance(content, dict):
-        raise InputError("expected a JSON object", path)
-    return content
+    return parse_object(read_bytes(path), path)
+
+
+def read_json_value(path: Path) -> Any:
+    """Read any JSON value, as `read_json` does."""
+    return parse_json(read_bytes(path), path)
 
 
 def flattened(content: Mapping[str, Any], separator: str = ".", prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,49 +153,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises InputError with the path and line for bad UTF-8, broken JSON and lines that are not objects.
     """
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise _cannot("read", path, error) from error
-    with stream:
+    with open_regular(path) as stream:
         number = 0
         while True:
-            try:
+            with reading(path):
                 line = stream.readline()
-            except OSError as error:
-                raise _cannot("read", path, error) from error
             if not line:
                 return
             number += 1
             if line.strip():
-                yield number, _parse_line(line, path, number)
-
-
-def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse_constant)
-        if b"\\u" in line:  # an escaped half of a surrogate pair parses, but cannot be written again
-            json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", path, number) from error
-    except UnicodeEncodeError as error:
-        raise InputError("broken JSON: half of a surrogate pair (\\ud800 to \\udfff)", path, number) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"broken JSON: {error.msg} (column {error.colno})", path, number) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"broken JSON: {error}", path, number) from error
-    if not isinstance(record, dict):
-        raise InputError(f"expected a JSON object, found {_json_kind(record)}", path, number)
-    return record
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+                yield number, parse_object(line, path, number)
 
 
 @contextlib.contextmanager
@@ -185,28 +174,47 @@ def writing(path: Path) -> Iterator[None]:
         raise _cannot("write", path, error) from error
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns the OSError of a file that cannot be read into an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+
+
 def _cannot(verb: str, path: Path, error: OSError) -> InputError:
     return InputError(f"cannot {verb}: {(error.strerror or str(error)).lower()}", path)
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that the path holds the old content or the new, never a part, also after kill -9.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write; what is there at the end becomes `path`, whole, and synced to the disk.
 
-    Makes the folder where it is missing. Raises InputError where the disk refuses.
+    The path holds the old content or the new, never a part, also after kill -9; after an exception the old one, and
+    what was written aside is removed. Makes the folder where it is missing. Raises InputError where the disk refuses.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())  # a full disk may answer only here
+            yield temporary
+            handle = os.open(temporary, os.O_RDWR)
+            try:
+                os.fsync(handle)  # a full disk may answer only here
+            finally:
+                os.close(handle)
             os.replace(temporary, path)
         finally:
             # gone after the rename; after a failure the first error is the one to show
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write a file as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -246,8 +254,5 @@ def append_bytes(path: Path, data: bytes) -> None:
 
 def sha256_file(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal. Raises InputError where it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise _cannot("read", path, error) from error
+    with open_regular(path) as stream, reading(path):
+        return hashlib.file_digest(stream, "sha256").hexdigest()

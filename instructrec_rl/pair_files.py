@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from instructrec_rl.core import InputError, nearest
+from instructrec_rl.files import reading
+from instructrec_rl.strict_json import parse_json
 
 RESPONSE_FIELDS = ("response", "prediction", "text", "output")
 REFERENCE_FIELDS = ("references", "reference", "text", "output")
@@ -70,37 +71,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
     A blank line is refused, as line k belongs to line k of the other file; at the end of the file it is not.
     """
     blank = 0
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    blank = blank or number
-                    continue
-                if blank:
-                    raise InputError('a blank line; write an empty response as ""', path, blank)
-                yield number, _read_line(line, path, number)
-    except OSError as error:
-        raise InputError(f"cannot read: {(error.strerror or str(error)).lower()}", path) from error
-
-
-def _read_line(line: bytes, path: Path, number: int) -> Any:
-    try:
-        value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_refuse_constant)
-        if b"\\u" in line:  # an escaped half of a surrogate pair parses, but is no text
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", path, number) from error
-    except UnicodeEncodeError as error:
-        raise InputError("broken JSON: half of a surrogate pair (\\ud800 to \\udfff)", path, number) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"broken JSON: {error.msg} (column {error.colno})", path, number) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"broken JSON: {error}", path, number) from error
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    with reading(path):
+        stream = path.open("rb")  # a pipe too: `--predictions <(command)`
+    with stream:
+        lines = enumerate(stream, 1)
+        while True:
+            with reading(path):
+                number, line = next(lines, (0, b""))
+            if not number:
+                return
+            if not line.strip():
+                blank = blank or number
+                continue
+            if blank:
+                raise InputError('a blank line; write an empty response as ""', path, blank)
+            yield number, parse_json(line, path, number)
 
 
 def _value(value: Any, fields: tuple[str, ...], path: Path, number: int) -> tuple[Any, dict[str, Any]]:
