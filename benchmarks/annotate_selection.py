@@ -18,10 +18,10 @@ from instructrec_rl.annotate.learner import Learner
 from instructrec_rl.annotate.pool import Pool, make_pool
 from instructrec_rl.annotate.selection import Question, Selector, Tally
 from instructrec_rl.annotate.session import record_of
-from instructrec_rl.constraints import satisfies
+from instructrec_rl.env.constraints import satisfies
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.feedback.judgements import collect
-from instructrec_rl.feedback.learned import learn
+from instructrec_rl.feedback.learned.judgements import collect
+from instructrec_rl.feedback.learned.model import learn
 from instructrec_rl.feedback.schema import Record, make_record
 
 COUNTS = (50, 100, 200)

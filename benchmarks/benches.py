@@ -12,14 +12,14 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from instructrec_rl.bench_findings import find
-from instructrec_rl.bench_gather import gather
-from instructrec_rl.bench_parts import Section, Table
-from instructrec_rl.bench_report import summary
-from instructrec_rl.bench_results import Results, read_results, write_results
-from instructrec_rl.bench_sections import sections_of
-from instructrec_rl.files import write_text_atomic
-from instructrec_rl.screen import duration
+from instructrec_rl.core.files import write_text_atomic
+from instructrec_rl.report.parts import Section, Table
+from instructrec_rl.report.several_runs.findings import find
+from instructrec_rl.report.several_runs.gather import gather
+from instructrec_rl.report.several_runs.page import summary
+from instructrec_rl.report.several_runs.results import Results, read_results, write_results
+from instructrec_rl.report.several_runs.sections import sections_of
+from instructrec_rl.run.screen import duration
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmarks" / "results"

@@ -18,8 +18,8 @@ import numpy as np
 from scipy.special import expit, ndtri
 from tables import markdown_table, write_between_markers
 
-from instructrec_rl.comparisons import paired_difference, probability_of_improvement
-from instructrec_rl.statistics import Interval, interval
+from instructrec_rl.report.statistics.comparisons import paired_difference, probability_of_improvement
+from instructrec_rl.report.statistics.intervals import Interval, interval
 
 SEEDS = (3, 5, 10, 20)
 ITEMS = (50, 500)

@@ -23,9 +23,9 @@ import numpy as np
 from environment import about, show  # the scripts beside this one
 from tables import markdown_table, write_between_markers
 
-from instructrec_rl.encoder import EncoderConfig, load_encoder
-from instructrec_rl.encoder_model import pick_hardware
-from instructrec_rl.files import write_json_atomic
+from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
+from instructrec_rl.encoders.model_files import pick_hardware
 
 ROOT = Path(__file__).parents[1]
 CLINC = ROOT.parent / "shared" / "data" / "clinc150" / "data_small.json"

@@ -28,9 +28,9 @@ from rich.table import Table
 from tables import markdown_table, write_between_markers  # the file beside this one
 
 from instructrec_rl import load_env
+from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.env.gym import InstructionEnv, InstructionVectorEnv
-from instructrec_rl.files import write_json_atomic
 
 NUM_ENVS = 256
 PACKAGES = ("gymnasium", "numpy", "sentence-transformers", "rouge-score", "torch")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from tables import markdown_table, write_between_markers
 
-from instructrec_rl.encoder import load_encoder
+from instructrec_rl.encoders.bert import load_encoder
 from instructrec_rl.feedback import imports
-from instructrec_rl.feedback.judgements import collect
-from instructrec_rl.feedback.learned import learn
+from instructrec_rl.feedback.learned.cross_validation import cross_validate
+from instructrec_rl.feedback.learned.judgements import collect
+from instructrec_rl.feedback.learned.model import learn
 from instructrec_rl.feedback.quality import alphas
-from instructrec_rl.feedback.validate import cross_validate
 
 
 def main() -> None:

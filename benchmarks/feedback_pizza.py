@@ -16,8 +16,8 @@ from tables import markdown_table, write_between_markers
 from whole_runs import Result, finished, interval
 
 from instructrec_rl import load_env
+from instructrec_rl.core.files import write_jsonl_atomic
 from instructrec_rl.feedback.simulate import simulate
-from instructrec_rl.files import write_jsonl_atomic
 
 SPLITS = ("iid", "frame", "combo", "cold", "phrase", "both")
 

@@ -17,9 +17,9 @@ from scipy.stats import spearmanr
 from tables import markdown_table, write_between_markers
 from whole_runs import interval
 
-from instructrec_rl.encoder import Encoder, load_encoder
-from instructrec_rl.feedback.judgements import collect
-from instructrec_rl.feedback.learned import LearnedReward, learn
+from instructrec_rl.encoders.bert import Encoder, load_encoder
+from instructrec_rl.feedback.learned.judgements import collect
+from instructrec_rl.feedback.learned.model import LearnedReward, learn
 from instructrec_rl.feedback.schema import make_record
 from instructrec_rl.feedback.simulate import rate
 

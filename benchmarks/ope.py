@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tables import markdown_table, write_between_markers
 
-from instructrec_rl.ope.estimators import Evaluation, estimate
-from instructrec_rl.ope.regression import cross_fit
+from instructrec_rl.commands.ope.estimators import Evaluation, estimate
+from instructrec_rl.commands.ope.regression import cross_fit
 
 NUM_ROUNDS, NUM_ACTIONS, DIM = 10_000, 10, 5
 

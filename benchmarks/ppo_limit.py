@@ -27,11 +27,11 @@ from ppo_setup import Start, load_start, settings, warm_start  # first: it sets 
 from tables import markdown_table, write_between_markers
 from transformers import PrinterCallback, TrainerCallback
 
-from instructrec_rl.files import write_json_atomic
-from instructrec_rl.language import trainer as trainer_file
-from instructrec_rl.language.critic import attach
-from instructrec_rl.language.generate import left_pad
-from instructrec_rl.language.prompts import write_prompts
+from instructrec_rl.algorithms.language import trainer as trainer_file
+from instructrec_rl.algorithms.language.critic import attach
+from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.policies.language.generate import left_pad
+from instructrec_rl.policies.language.prompts import write_prompts
 
 COLUMNS = ("batch", "critic", "limit, episodes/CPU-s", "ours", "share", "tokens an answer, both")
 PARTS = ("generate", "reward", "reference", "value", "forward", "backward", "optimizer", "rest")

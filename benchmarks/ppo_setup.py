@@ -24,13 +24,13 @@ from safetensors.torch import load_file
 from whole_runs import finished  # the script beside this one
 
 from instructrec_rl import load_env
-from instructrec_rl.config import PolicyConfig, PPOConfig
+from instructrec_rl.algorithms.language.stage_files import GENERATOR
+from instructrec_rl.config.schema import PolicyConfig, PPOConfig
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.evaluate import Scorer, play
-from instructrec_rl.language.models import LanguageModel, load_language_model, own_copy
-from instructrec_rl.language.policy import LanguagePolicy
-from instructrec_rl.language.prompts import write_prompts
-from instructrec_rl.language.stage_files import GENERATOR
+from instructrec_rl.policies.language.models import LanguageModel, load_language_model, own_copy
+from instructrec_rl.policies.language.policy import LanguagePolicy
+from instructrec_rl.policies.language.prompts import write_prompts
+from instructrec_rl.run.evaluate import Scorer, play
 
 WEIGHTS = Path("checkpoints") / "stage-supervised.safetensors"  # where PPO starts, and what the KL is taken to
 

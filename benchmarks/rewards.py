@@ -30,8 +30,8 @@ from tables import markdown_table, write_between_markers  # the file beside this
 
 from instructrec_rl import load_reward
 from instructrec_rl.core import Batch
-from instructrec_rl.files import write_json_atomic
-from instructrec_rl.tokens import porter
+from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.rewards.tokens import porter
 
 LENGTHS = ((8, 24), (16, 32), (32, 64))  # words a text: the dearer ROUGE's reference (its LCS is quadratic), the longer
 PACKAGES = ("rouge-score", "sacrebleu", "nltk", "evaluate", "rapidfuzz", "numpy", "better-profanity", "vaderSentiment")

@@ -31,11 +31,11 @@ from tables import markdown_table, write_between_markers
 
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
+from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.env.gym import InstructionVectorEnv
-from instructrec_rl.evaluate import Scorer
-from instructrec_rl.files import write_json_atomic
-from instructrec_rl.run_folder import Recorder
+from instructrec_rl.run.evaluate import Scorer
 
 TARGET = 0.65
 STOCK_STEPS = 200_000  # SB3 explores during its first tenth

@@ -13,12 +13,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import MultiInputPolicy, QNetwork
 
-from instructrec_rl.config import DQNConfig
+from instructrec_rl.config.schema import DQNConfig
+from instructrec_rl.encoders.item_features import item_features
+from instructrec_rl.encoders.set_network import SetNetwork, Sets
+from instructrec_rl.encoders.states import Asked
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.env.gym import InstructionVectorEnv
-from instructrec_rl.env.states import Asked
-from instructrec_rl.features import item_features
-from instructrec_rl.networks import SetNetwork, Sets
 
 OURS = DQNConfig()
 

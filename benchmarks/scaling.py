@@ -48,8 +48,8 @@ def measure(search: str, features: str, interactions: int, spawned: float) -> di
 
     from instructrec_rl import load_env
     from instructrec_rl.algorithms import dqn
-    from instructrec_rl.config import DQNConfig
-    from instructrec_rl.run_folder import Recorder
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import DQNConfig
 
     env = load_env("scaling")
     config = DQNConfig(interactions=interactions, item_search=search, item_features=features)

@@ -20,7 +20,7 @@ from typing import Any
 from tables import markdown_table, write_between_markers
 from whole_runs import Result, finished, interval, peak_mb
 
-from instructrec_rl.files import read_jsonl, read_yaml, write_text_atomic
+from instructrec_rl.core.files import read_jsonl, read_yaml, write_text_atomic
 
 TASK = "task1147_country_currency"
 METRICS = ("rouge", "exact_match")

@@ -25,8 +25,8 @@ from ppo_setup import settings, warm_start
 from tables import markdown_table, write_between_markers
 from whole_runs import interval
 
-from instructrec_rl.embedding_cache import cache_folder
-from instructrec_rl.files import write_json_atomic
+from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.encoders.cache import cache_folder
 
 HERE = Path(__file__).parent
 TRL = "1.12.0"

@@ -14,9 +14,9 @@ from typing import Any
 from ppo_setup import Meter, load_start, settings, validation  # first: it sets the threads
 from transformers import PrinterCallback, TrainerCallback
 
-from instructrec_rl.files import write_json_atomic
-from instructrec_rl.language.critic import attach
-from instructrec_rl.language.trainer import PolicyTrainer
+from instructrec_rl.algorithms.language.critic import attach
+from instructrec_rl.algorithms.language.trainer import PolicyTrainer
+from instructrec_rl.core.files import write_json_atomic
 
 
 class Curve(TrainerCallback):

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from transformers import LlamaForSequenceClassification, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-from instructrec_rl.files import write_json_atomic
-from instructrec_rl.language.prompts import write_prompts
+from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.policies.language.prompts import write_prompts
 
 
 class EnvironmentReward(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from instructrec_rl.files import write_json_atomic
+from instructrec_rl.core.files import write_json_atomic
 
 Result = dict[str, Any]
 PEAK = "peak_memory.json"

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from instructrec_rl.registration import register_with_gymnasium
+from instructrec_rl.env.registration import register_with_gymnasium
 
 if TYPE_CHECKING:
     from instructrec_rl.env.environment import load_env
-    from instructrec_rl.metric_adapter import as_metric
-    from instructrec_rl.policies import load_policy
+    from instructrec_rl.policies.saved import load_policy
     from instructrec_rl.rewards import load_reward
+    from instructrec_rl.rewards.metric import as_metric
 
 __all__ = ["as_metric", "load_env", "load_policy", "load_reward"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "as_metric": "instructrec_rl.metric_adapter",
+    "as_metric": "instructrec_rl.rewards.metric",
     "load_env": "instructrec_rl.env.environment",
-    "load_policy": "instructrec_rl.policies",
+    "load_policy": "instructrec_rl.policies.saved",
     "load_reward": "instructrec_rl.rewards",
 }
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.ngrams import cut, shared_ngrams, sizes_of
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.tokens import (
+from instructrec_rl.rewards.ngrams import cut, shared_ngrams, sizes_of
+from instructrec_rl.rewards.tokens import (
     CHARACTERS,
     CHUNK_CHARS,
     LANG_HELP,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from instructrec_rl.core import Batch
-from instructrec_rl.ngrams import cut, shared_ngrams, sizes_of, token_array
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import Pairs, distinct_pairs
+from instructrec_rl.rewards.ngrams import cut, shared_ngrams, sizes_of, token_array
+from instructrec_rl.rewards.pairs import Pairs, distinct_pairs
 
 PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 SLICE_CHARS = 1 << 16  # counted at a time: arrays stay in the cache

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from instructrec_rl.constraints import satisfies
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.item_finder import ItemFinder
+from instructrec_rl.env.constraints import satisfies
+from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.rewards import RewardContext
 
 MAX_MEMO_CELLS = 64_000_000  # of (distinct constraint, item), a byte each

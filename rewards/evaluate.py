@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError, nearest
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import Pairs, distinct_pairs
+from instructrec_rl.rewards.pairs import Pairs, distinct_pairs
 
 
 @dataclass

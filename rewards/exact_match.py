@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from instructrec_rl.core import Batch
-from instructrec_rl.item_finder import ItemFinder
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
+from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import distinct_pairs
+from instructrec_rl.rewards.pairs import distinct_pairs
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 

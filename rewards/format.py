@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.json_schema import check_schema, fits
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
+from instructrec_rl.rewards.json_schema import check_schema, fits
 
 Rule = Callable[[str], bool]
 

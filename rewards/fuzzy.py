@@ -13,9 +13,9 @@ from rapidfuzz import fuzz, process
 from rapidfuzz.distance import Levenshtein
 
 from instructrec_rl.core import Batch
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import distinct_pairs
+from instructrec_rl.rewards.pairs import distinct_pairs
 
 
 @dataclass

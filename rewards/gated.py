@@ -8,15 +8,9 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.options import option
-from instructrec_rl.reward_parts import (
-    MASKED,
-    Composed,
-    Parts,
-    on_error_option,
-    refuse_other_options,
-)
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
+from instructrec_rl.rewards.parts import MASKED, Composed, Parts, on_error_option, refuse_other_options
 
 
 @dataclass

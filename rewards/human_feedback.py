@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.encoder import load_encoder
-from instructrec_rl.feedback.annotators import aggregate, standardise
-from instructrec_rl.feedback.judgements import Judgements, collect
-from instructrec_rl.feedback.learned import MIN_JUDGEMENTS, LearnedReward, learn
+from instructrec_rl.core.options import option
+from instructrec_rl.encoders.bert import load_encoder
+from instructrec_rl.env.item_finder import ItemFinder
+from instructrec_rl.feedback.learned.annotators import aggregate, standardise
+from instructrec_rl.feedback.learned.judgements import Judgements, collect
+from instructrec_rl.feedback.learned.model import MIN_JUDGEMENTS, LearnedReward, learn
 from instructrec_rl.feedback.schema import Record
 from instructrec_rl.feedback.store import Store
 from instructrec_rl.feedback.versions import Versions
-from instructrec_rl.item_finder import ItemFinder
-from instructrec_rl.options import option
 from instructrec_rl.rewards import RewardContext
 
 LOOK_EVERY_S = 0.25  # a new line is seen within this time and a step

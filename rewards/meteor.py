@@ -16,11 +16,11 @@ import numpy as np
 import regex  # its \w has combining marks, so that letters keep their accents and vowel signs
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.ngrams import cut, sizes_of, token_array
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import Pairs, distinct_pairs
-from instructrec_rl.tokens import (
+from instructrec_rl.rewards.ngrams import cut, sizes_of, token_array
+from instructrec_rl.rewards.pairs import Pairs, distinct_pairs
+from instructrec_rl.rewards.tokens import (
     LANG_HELP,
     LANGUAGES,
     Tokeniser,

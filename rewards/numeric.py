@@ -10,9 +10,9 @@ from decimal import Decimal
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import distinct_pairs
+from instructrec_rl.rewards.pairs import distinct_pairs
 
 NUMBER = re.compile(
     r"(?:\d{1,3}(?:[,，]\d{2,3})*[,，]\d{3}(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\w))?|(?<!\d)\.\d+"

@@ -16,11 +16,11 @@ from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
 from instructrec_rl.core import Batch
-from instructrec_rl.ngrams import shared_ngrams, sizes_of
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import Pairs, distinct_pairs
-from instructrec_rl.tokens import (
+from instructrec_rl.rewards.ngrams import shared_ngrams, sizes_of
+from instructrec_rl.rewards.pairs import Pairs, distinct_pairs
+from instructrec_rl.rewards.tokens import (
     CHARACTERS,
     LANG_HELP,
     LANGUAGES,

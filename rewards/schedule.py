@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.core import InputError
-from instructrec_rl.reward_parts import Parts, WeightedMean, on_error_option, refuse_other_options
 from instructrec_rl.rewards import RewardContext
+from instructrec_rl.rewards.parts import Parts, WeightedMean, on_error_option, refuse_other_options
 
 STAGES = 100  # the weights move in this many steps from the first point to the last: each one drops cached scores
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
 
 MAX_MEMO = 100_000  # distinct texts remembered between calls

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.encoder import load_encoder, refused
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
+from instructrec_rl.encoders.bert import load_encoder, refused
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.text_pairs import Pairs, distinct_pairs
+from instructrec_rl.rewards.pairs import Pairs, distinct_pairs
 
 CHUNK_PAIRS = 4096  # pairs whose vectors are in memory at a time
 CELLS = 1 << 22  # numbers of token vectors that one multiplication reads: 16 MB

@@ -16,9 +16,9 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.options import option
+from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
-from instructrec_rl.tokens import LANG_HELP, LANGUAGES, by_character, spaced
+from instructrec_rl.rewards.tokens import LANG_HELP, LANGUAGES, by_character, spaced
 
 MAX_MEMO = 100_000  # distinct rows remembered between calls
 BEAM = 24  # how far from the diagonal sacrebleu's edit distance looks

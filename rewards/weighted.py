@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instructrec_rl.core import InputError
-from instructrec_rl.reward_parts import Parts, WeightedMean, on_error_option, refuse_other_options
 from instructrec_rl.rewards import RewardContext
+from instructrec_rl.rewards.parts import Parts, WeightedMean, on_error_option, refuse_other_options
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instructrec_rl.language import advantages as estimate
+from instructrec_rl.algorithms.language import advantages as estimate
 
 
 def naive_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrec_rl.annotate import AnnotateConfig, main, make_session, read_options
+from instructrec_rl.annotate.command import AnnotateConfig, main, make_session, read_options
 from instructrec_rl.annotate.guard import HEADERS, MAX_BODY_BYTES, Bucket, is_loopback
 from instructrec_rl.annotate.learner import FIRST, Belief
 from instructrec_rl.annotate.selection import MODES, Question, Tally, question_key
 from instructrec_rl.annotate.session import Progress, Session, WriteError
-from instructrec_rl.cli import run_command
 from instructrec_rl.core import InputError
+from instructrec_rl.core.command_line import run_command
 from instructrec_rl.feedback.schema import make_record
 from instructrec_rl.feedback.store import Store, append
 from tests.test_run import environment
@@ -455,9 +455,9 @@ def test_the_learned_reward_is_fitted_beside(session: Session) -> None:
 
 def test_the_gain_is_the_fall_of_the_mean_variance(session: Session) -> None:
     from instructrec_rl.annotate.learner import _gain
-    from instructrec_rl.encoder import load_encoder
-    from instructrec_rl.feedback.judgements import collect
-    from instructrec_rl.feedback.learned import learn
+    from instructrec_rl.encoders.bert import load_encoder
+    from instructrec_rl.feedback.learned.judgements import collect
+    from instructrec_rl.feedback.learned.model import learn
 
     pool = session.selector.pool
     pairs = [(pool.instructions[i], pool.responses[i % 12]) for i in range(40)]
@@ -490,7 +490,7 @@ def test_questions_come_also_where_nothing_can_be_learned(session: Session, capl
 
 
 def test_candidates_hold_the_policys_answers(toys: Callable[..., Path], tmp_path: Path) -> None:
-    from instructrec_rl import run
+    from instructrec_rl.run import command as run
 
     toys()
     options = ["env=toys", "algo=dqn", "algo.interactions=512", "baselines=none", "out=runs/a"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from instructrec_rl.annotate import AnnotateConfig, make_session
+from instructrec_rl.annotate.command import AnnotateConfig, make_session
 from instructrec_rl.annotate.session import Session
 from instructrec_rl.feedback.store import Store
 from tests.test_annotate import OUT, lines

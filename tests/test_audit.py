@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrec_rl import audit as audits
-from instructrec_rl import cli, load_env
-from instructrec_rl.audit import Audit, audit
+from instructrec_rl import load_env
+from instructrec_rl.commands import audit as audits
+from instructrec_rl.commands.audit import Audit, audit
+from instructrec_rl.core import command_line as cli
 from tests.test_monitor import write_talk
 
 HOLDS = '''"""1 where a reference is somewhere in the response."""

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrec_rl.config import ALGORITHM_CONFIGS, LANGUAGE_ALGORITHMS, EnvConfig
+from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.config.schema import ALGORITHM_CONFIGS, LANGUAGE_ALGORITHMS, EnvConfig
 from instructrec_rl.core import InputError
+from instructrec_rl.encoders.states import Asked
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
-from instructrec_rl.env.states import Asked
-from instructrec_rl.evaluate import Answers, Scorer, play
-from instructrec_rl.run_folder import Recorder
+from instructrec_rl.run.evaluate import Answers, Scorer, play
 
 NAMES = [name for name in ALGORITHM_CONFIGS if name not in ("dqn", "reward_model", *LANGUAGE_ALGORITHMS)]
 LEARN_BY_TRYING = ["linucb", "linear_q"]
@@ -216,7 +216,9 @@ def test_it_asks_for_the_reward_of_its_own_choice_only(name, make, train, monkey
     asked = []
     table = env.reward_table
     monkeypatch.setitem(env.__dict__, "reward_table", lambda rows, items: asked.append(len(rows)) or table(rows, items))
-    monkeypatch.setattr("instructrec_rl.evaluate.Scorer.per_row", lambda self, answers: {"exact_match": np.zeros(1)})
+    monkeypatch.setattr(
+        "instructrec_rl.run.evaluate.Scorer.per_row", lambda self, answers: {"exact_match": np.zeros(1)}
+    )
     train(name, env, interactions=640)
     assert asked == [SMALL[name]["num_envs"]] * 10
 

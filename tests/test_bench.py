@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from instructrec_rl import bench, cli
-from instructrec_rl.bench_plan import override
-from instructrec_rl.bench_runs import State
-from instructrec_rl.bench_screen import seconds_left
-from instructrec_rl.files import read_yaml
-from instructrec_rl.overrides import parse
+from instructrec_rl.bench import command as bench
+from instructrec_rl.bench.folder import State
+from instructrec_rl.bench.plan import override
+from instructrec_rl.bench.screen import seconds_left
+from instructrec_rl.config.overrides import parse
+from instructrec_rl.core import command_line as cli
+from instructrec_rl.core.files import read_yaml
 from tests.conftest import write_toys
 from tests.test_run import ROOT, environment
 
@@ -200,7 +201,7 @@ def test_a_run_killed_by_the_system_is_tried_again(home: Path) -> None:
 
 
 def test_two_benches_do_not_share_a_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("instructrec_rl.bench_runs.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("instructrec_rl.bench.folder.LOCK_WAIT_S", 0.2)
     write_bench(home)
     process = start(home)
     wait_for(home / "b" / "popularity-0.log", process)
@@ -360,7 +361,7 @@ def test_without_ray_it_says_what_to_install(
 @pytest.mark.parametrize("size", ["quick", "full"])
 @pytest.mark.parametrize("path", BENCHES, ids=lambda path: path.stem)
 def test_every_bench_of_ours_composes(home: Path, path: Path, size: str) -> None:
-    from instructrec_rl.bench_plan import plan
+    from instructrec_rl.bench.plan import plan
 
     found = bench.read_bench(path.stem, size)
     runs = plan(found, home / "b")

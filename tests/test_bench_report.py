@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import yaml
 
-from instructrec_rl.bench_findings import find, standings
-from instructrec_rl.bench_gather import gather
-from instructrec_rl.bench_report import results_of
-from instructrec_rl.bench_results import read_results
-from instructrec_rl.cli import run_command
-from instructrec_rl.report import main
+from instructrec_rl.core.command_line import run_command
+from instructrec_rl.report.command import main
+from instructrec_rl.report.several_runs.findings import find, standings
+from instructrec_rl.report.several_runs.gather import gather
+from instructrec_rl.report.several_runs.page import results_of
+from instructrec_rl.report.several_runs.results import read_results
 from tests.test_report import Page
 
 SPLITS = {"iid": 40, "frame": 20}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from instructrec_rl.clauses import split_clauses
+from instructrec_rl.encoders.clauses import split_clauses
 
 # What the splitter may drop or replace; everything else must survive.
 FUNCTION_WORDS = {*("and", "but", "also", "plus", "or", "nor", "neither", "as", "well", "then"), *"但是而且并以及或者"}

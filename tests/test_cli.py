@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 import instructrec_rl
-from instructrec_rl import check, cli, listing, new, run
+from instructrec_rl.commands import check, new
+from instructrec_rl.commands import list as listing
 from instructrec_rl.core import InputError
+from instructrec_rl.core import command_line as cli
+from instructrec_rl.run import command as run
 
 
 @pytest.fixture
@@ -34,9 +37,9 @@ def runs(monkeypatch):
             raise KeyboardInterrupt
         given.append(config)
 
-    module = types.ModuleType("instructrec_rl.experiment")
+    module = types.ModuleType("instructrec_rl.run.experiment")
     module.run = fake_run
-    monkeypatch.setitem(sys.modules, "instructrec_rl.experiment", module)
+    monkeypatch.setitem(sys.modules, "instructrec_rl.run.experiment", module)
     monkeypatch.setattr(instructrec_rl, "experiment", module, raising=False)
     return given
 
@@ -84,7 +87,7 @@ def test_wrong_input_exits_2_with_one_line(tmp_path, arguments, said):
 )
 def test_quick_commands_import_nothing_heavy(tmp_path, command):
     code = (
-        f"import sys; from instructrec_rl import cli; code = {command}\n"
+        f"import sys; from instructrec_rl.core import command_line as cli; code = {command}\n"
         "print(code, sorted({'torch', 'hydra', 'omegaconf', 'gymnasium', 'numpy', 'rich'} & set(sys.modules)))"
     )
     done = python("-c", code, cwd=tmp_path)
@@ -92,7 +95,10 @@ def test_quick_commands_import_nothing_heavy(tmp_path, command):
 
 
 def test_a_closed_pipe_is_no_fault(tmp_path):
-    code = "from instructrec_rl import cli; import sys; sys.exit(cli.run_command(lambda _: print('x\\n' * 99999)))"
+    code = (
+        "from instructrec_rl.core import command_line as cli; import sys\n"
+        "sys.exit(cli.run_command(lambda _: print('x\\n' * 99999)))"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from instructrec_rl import config
-from instructrec_rl.compose import compose
-from instructrec_rl.config import ALGORITHM_CONFIGS, reward_options
+from instructrec_rl.config import schema as config
+from instructrec_rl.config.compose import compose
+from instructrec_rl.config.schema import ALGORITHM_CONFIGS, reward_options
 from instructrec_rl.core import InputError
-from instructrec_rl.encoder import EncoderConfig
+from instructrec_rl.encoders.bert import EncoderConfig
 
 REWARD = '''"""Always the same."""
 from dataclasses import dataclass, field
@@ -281,7 +281,7 @@ def test_the_defaults_in_the_docs_are_the_real_ones():
 
 def test_composing_loads_neither_torch_nor_gymnasium(here):
     code = (
-        "import sys; from instructrec_rl.compose import compose; assert 'hydra' not in sys.modules; compose([]);"
+        "import sys; from instructrec_rl.config.compose import compose; assert 'hydra' not in sys.modules; compose([]);"
         "print(sorted({'torch', 'gymnasium', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

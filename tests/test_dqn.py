@@ -13,11 +13,11 @@ import torch
 
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
-from instructrec_rl.config import DQNConfig
+from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.config.schema import DQNConfig
+from instructrec_rl.core.files import read_jsonl
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.evaluate import Scorer, play
-from instructrec_rl.files import read_jsonl
-from instructrec_rl.run_folder import Recorder
+from instructrec_rl.run.evaluate import Scorer, play
 
 SMALL = DQNConfig(
     interactions=3_000,

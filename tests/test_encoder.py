@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrec_rl import encoder_model
 from instructrec_rl.core import InputError
-from instructrec_rl.embedding_cache import MANY_SMALL, SHARD_TEXTS, EmbeddingCache, cache_folder, text_keys
-from instructrec_rl.encoder import Encoder, EncoderConfig, load_encoder
+from instructrec_rl.encoders import model_files as encoder_model
+from instructrec_rl.encoders.bert import Encoder, EncoderConfig, load_encoder
+from instructrec_rl.encoders.cache import MANY_SMALL, SHARD_TEXTS, EmbeddingCache, cache_folder, text_keys
 
 TEXTS = [
     "a mild vegetarian pizza under $12, no mushrooms",
@@ -109,7 +109,7 @@ def test_cached_run_does_not_import_the_model_code(tmp_path: Path) -> None:
     make(tmp_path).encode(TEXTS[:2])
     code = f"""if True:
         import sys
-        from instructrec_rl.encoder import EncoderConfig, load_encoder
+        from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
         encoder = load_encoder(EncoderConfig(cache={str(tmp_path)!r}))
         encoder.encode({TEXTS[:2]!r})
         print(encoder.num_encoded, "transformers" in sys.modules)"""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from instructrec_rl import load_env
 from instructrec_rl.core import InputError
 from instructrec_rl.env.gym import InstructionEnv, InstructionVectorEnv
-from instructrec_rl.registration import register_environments
+from instructrec_rl.env.registration import register_environments
 
 Toys = Callable[..., Path]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrec_rl.config import EnvConfig
+from instructrec_rl.config.schema import EnvConfig
 from instructrec_rl.core import InputError
 from instructrec_rl.env.environment import make_environment
 from instructrec_rl.env.spec import load_spec

@@ -166,7 +166,7 @@ def test_wrong_input_exits_2(home: Path, wrong: str) -> None:
 
 def test_the_same_wrong_environments_are_found_by_check(home: Path) -> None:
     """What stops a run is also what `instructrec-rl check` says."""
-    from instructrec_rl import cli
+    from instructrec_rl.core import command_line as cli
 
     spoil_line("instructions.jsonl", 7, lambda line: line[:-4])(home)
     assert cli.run_command(cli.dispatch, ["check", "env", "toys"]) == 2

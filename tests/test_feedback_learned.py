@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from instructrec_rl.core import InputError, Item
-from instructrec_rl.feedback import ridge
-from instructrec_rl.feedback.judgements import collect
-from instructrec_rl.feedback.learned import learn
+from instructrec_rl.feedback.learned import ridge
+from instructrec_rl.feedback.learned.cross_validation import calibration_error, comparisons, cross_validate, slope_of
+from instructrec_rl.feedback.learned.judgements import collect
+from instructrec_rl.feedback.learned.model import learn
 from instructrec_rl.feedback.schema import make_record
-from instructrec_rl.feedback.validate import calibration_error, comparisons, cross_validate, slope_of
 
 COLOURS, SHAPES = ("red", "green", "blue", "yellow", "black"), ("circle", "square", "star", "ring")
 ITEMS = [

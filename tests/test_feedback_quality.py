@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrec_rl import cli
 from instructrec_rl.core import InputError
+from instructrec_rl.core import command_line as cli
 from instructrec_rl.feedback import imports, quality
 from instructrec_rl.feedback.agreement import krippendorff_alpha
 from instructrec_rl.feedback.exports import export_rows

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from instructrec_rl import load_env, load_reward
+from instructrec_rl.algorithms.loop.recorder import Recorder
 from instructrec_rl.core import InputError
-from instructrec_rl.encoder import Encoder, load_encoder
+from instructrec_rl.encoders.bert import Encoder, load_encoder
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.feedback.annotators import aggregate, standardise
-from instructrec_rl.feedback.judgements import collect
+from instructrec_rl.feedback.learned.annotators import aggregate, standardise
+from instructrec_rl.feedback.learned.judgements import collect
 from instructrec_rl.feedback.schema import make_record
 from instructrec_rl.feedback.store import Store, append
 from instructrec_rl.feedback.versions import Versions
 from instructrec_rl.rewards import Reward
-from instructrec_rl.run_folder import Recorder
 from tests.conftest import write_toys
 from tests.test_resume import kill, start, wait_until
 from tests.test_run import main_job, metrics_of, result_of

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from instructrec_rl import files
-from instructrec_rl.core import InputError
+from instructrec_rl.core import InputError, files
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -13,11 +13,11 @@ import torch
 
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
+from instructrec_rl.algorithms.loop.item_search import LARGE_CATALOG, ItemSearch
 from instructrec_rl.core import InputError, Item
-from instructrec_rl.evaluate import play
-from instructrec_rl.features import MAX_INDICATED, MAX_WORDS, item_features
-from instructrec_rl.item_search import LARGE_CATALOG, ItemSearch
-from instructrec_rl.policies import load_policy, save_policy
+from instructrec_rl.encoders.item_features import MAX_INDICATED, MAX_WORDS, item_features
+from instructrec_rl.policies.saved import load_policy, save_policy
+from instructrec_rl.run.evaluate import play
 from tests.test_dqn import SMALL, recorder, same, score, steps
 
 Toys = Callable[..., Path]

@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from instructrec_rl import load_env
-from instructrec_rl.config import PolicyConfig
+from instructrec_rl.algorithms.language.critic import attach, detach
+from instructrec_rl.algorithms.language.packing import pack
+from instructrec_rl.config.schema import PolicyConfig
 from instructrec_rl.core import InputError
+from instructrec_rl.encoders.states import Asked
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.env.states import Asked
-from instructrec_rl.language import policy as policies
-from instructrec_rl.language.choose import ItemTree
-from instructrec_rl.language.critic import attach, detach
-from instructrec_rl.language.generate import complete, entropy, left_pad, log_distributions, token_logprobs
-from instructrec_rl.language.models import LanguageModel, load_language_model, restore_forward
-from instructrec_rl.language.packing import pack
-from instructrec_rl.language.policy import LanguagePolicy
-from instructrec_rl.language.prompts import write_answers, write_prompts, write_turn
-from instructrec_rl.language.state_embedding import state_embeddings
-from instructrec_rl.language.tokenizer import train_tokenizer
+from instructrec_rl.policies.language import policy as policies
+from instructrec_rl.policies.language.choose import ItemTree
+from instructrec_rl.policies.language.generate import complete, entropy, left_pad, log_distributions, token_logprobs
+from instructrec_rl.policies.language.models import LanguageModel, load_language_model, restore_forward
+from instructrec_rl.policies.language.policy import LanguagePolicy
+from instructrec_rl.policies.language.prompts import write_answers, write_prompts, write_turn
+from instructrec_rl.policies.language.state_embedding import state_embeddings
+from instructrec_rl.policies.language.tokenizer import train_tokenizer
 
 SMALL = PolicyConfig(name="tiny", hidden=64, layers=2)
 

@@ -12,8 +12,8 @@ from better_profanity import Profanity
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from instructrec_rl import load_reward
-from instructrec_rl.cli import dispatch, run_command
 from instructrec_rl.core import InputError
+from instructrec_rl.core.command_line import dispatch, run_command
 
 MILD = ["damn", "crap", "hell", "sh1t", "Cr@p", "D4MN"]
 PLAIN = ["the", "pizza", "Hello", "shellfish", "scrap", "披萨", "a-b", "$5", "it's", "naïve", "x", "4ss"]

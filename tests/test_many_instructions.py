@@ -17,13 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instructrec_rl import load_env, progress
+from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.core import InputError, Item
-from instructrec_rl.encoder import EncoderConfig, load_encoder
-from instructrec_rl.env import examples, spec, states
+from instructrec_rl.core import terminal as progress
+from instructrec_rl.encoders import states
+from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
+from instructrec_rl.env import examples, spec
 from instructrec_rl.env.examples import ExampleList, ExampleTable
-from instructrec_rl.evaluate import Answers, Scorer, chance, watched
+from instructrec_rl.run.evaluate import Answers, Scorer, chance, watched
 from tests.test_dqn import SMALL, recorder, same, steps
 from tests.test_env import spoil
 
@@ -228,9 +230,9 @@ def test_large_splits_are_scored_in_blocks_and_watched_in_part(toys: Toys, monke
     scorer, rows = Scorer(env), env.spec.rows("validation")
     answers = Answers(rows, np.arange(len(rows)) % 12)
     whole = scorer.per_row(answers)
-    monkeypatch.setattr("instructrec_rl.evaluate.BLOCK", 4)
-    monkeypatch.setattr("instructrec_rl.evaluate.MAX_WATCHED", 6)
-    monkeypatch.setattr("instructrec_rl.evaluate.MAX_DRAWN", 2 * len(rows) + 1)
+    monkeypatch.setattr("instructrec_rl.run.evaluate.BLOCK", 4)
+    monkeypatch.setattr("instructrec_rl.run.evaluate.MAX_WATCHED", 6)
+    monkeypatch.setattr("instructrec_rl.run.evaluate.MAX_DRAWN", 2 * len(rows) + 1)
     for name, values in scorer.per_row(answers).items():
         np.testing.assert_array_equal(values, whole[name])
     assert len(watched(env)) == 6

@@ -17,9 +17,9 @@ from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 
-from instructrec_rl import load_reward, ngrams, tokens
+from instructrec_rl import load_reward
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.rewards import Reward
+from instructrec_rl.rewards import Reward, ngrams, tokens
 
 logging.getLogger("sacrebleu").setLevel(logging.ERROR)  # it advises effective order in every call
 

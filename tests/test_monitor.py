@@ -10,10 +10,10 @@ import pytest
 
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn, linear_q
-from instructrec_rl.config import LinearQConfig
+from instructrec_rl.algorithms.loop.monitor import MARK, Monitor
+from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.config.schema import LinearQConfig
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.monitor import MARK, Monitor
-from instructrec_rl.run_folder import Recorder
 from tests.test_dqn import SMALL, recorder, same, steps
 from tests.test_run import main_job, metrics_of, result_of, run_here
 

@@ -16,9 +16,9 @@ import pytest
 
 from instructrec_rl import load_reward
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.encoder import EncoderConfig, TokenStates, load_encoder
-from instructrec_rl.json_schema import check_schema, fits
+from instructrec_rl.encoders.bert import EncoderConfig, TokenStates, load_encoder
 from instructrec_rl.rewards import RewardError
+from instructrec_rl.rewards.json_schema import check_schema, fits
 from tests.conftest import SHARED
 from tests.test_rewards import reward_file
 
@@ -590,7 +590,7 @@ def test_a_broken_metric_script_is_named(tmp_path: Path) -> None:
 
 
 def test_a_schedule_can_be_set_on_the_command_line() -> None:
-    from instructrec_rl.compose import compose
+    from instructrec_rl.config.compose import compose
 
     config = compose(["reward=schedule", "reward.parts.rouge=[[0,1],[5000,0]]", "reward.parts.constraints=[[0,1]]"])
     assert config.reward.parts == {"rouge": [[0, 1], [5000, 0]], "constraints": [[0, 1]]}
@@ -599,7 +599,7 @@ def test_a_schedule_can_be_set_on_the_command_line() -> None:
 
 
 def test_training_never_reads_a_score_cached_under_other_weights(toys: Any) -> None:
-    from instructrec_rl.config import EnvConfig
+    from instructrec_rl.config.schema import EnvConfig
     from instructrec_rl.env.environment import make_environment
     from instructrec_rl.env.spec import load_spec
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrec_rl import cli, load_env, load_policy
+from instructrec_rl import load_env, load_policy
 from instructrec_rl.algorithms import dqn
-from instructrec_rl.config import DQNConfig
-from instructrec_rl.ope.estimators import estimate
-from instructrec_rl.ope.regression import cross_fit
-from instructrec_rl.rollout_log import RolloutLog, boltzmann_propensity, greedy_propensity
-from instructrec_rl.run_folder import Recorder
+from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.algorithms.loop.rollouts import RolloutLog, boltzmann_propensity, greedy_propensity
+from instructrec_rl.commands.ope.estimators import estimate
+from instructrec_rl.commands.ope.regression import cross_fit
+from instructrec_rl.config.schema import DQNConfig
+from instructrec_rl.core import command_line as cli
 from tests.conftest import write_toys
 from tests.test_run import ROOT, main_job, read_lines
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from instructrec_rl.config import GRPOConfig, PolicyConfig, PPOConfig, RLOOConfig
+from instructrec_rl.algorithms.language import learn as learning
+from instructrec_rl.algorithms.language.critic import attach
+from instructrec_rl.algorithms.language.rollout import roll_out
+from instructrec_rl.algorithms.language.trainer import PolicyTrainer
+from instructrec_rl.config.schema import GRPOConfig, PolicyConfig, PPOConfig, RLOOConfig
 from instructrec_rl.core import InputError
+from instructrec_rl.core.files import read_jsonl
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.files import read_jsonl
-from instructrec_rl.language import learn as learning
-from instructrec_rl.language.critic import attach
-from instructrec_rl.language.models import load_language_model
-from instructrec_rl.language.policy import LanguagePolicy
-from instructrec_rl.language.rollout import roll_out
-from instructrec_rl.language.trainer import PolicyTrainer
+from instructrec_rl.policies.language.models import load_language_model
+from instructrec_rl.policies.language.policy import LanguagePolicy
 from tests.test_dqn import recorder, score, steps
 
 TINY = PolicyConfig(name="tiny", hidden=64, layers=2)
@@ -158,7 +158,7 @@ def test_several_turns_are_one_sequence_with_a_reward_at_the_end_of_each(echo: C
     plan = [[right[rows[0]], wrong, wrong], [right[rows[1]], wrong], [wrong]]  # who is right at which turn
 
     def say(prompts: list[list[int]]) -> Any:
-        from instructrec_rl.language.generate import Completions, right_pad
+        from instructrec_rl.policies.language.generate import Completions, right_pad
 
         said = plan.pop(0)
         assert len(prompts) == len(said)

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from instructrec_rl import load_env, load_policy
-from instructrec_rl.compose import compose
-from instructrec_rl.config import PolicyConfig
+from instructrec_rl.config.compose import compose
+from instructrec_rl.config.schema import PolicyConfig
 from instructrec_rl.core import InputError
-from instructrec_rl.language import smollm2
-from instructrec_rl.language.models import load_language_model, own_copy
-from instructrec_rl.language.prompts import write_prompts
-from instructrec_rl.language.tokenizer import train_tokenizer
+from instructrec_rl.policies.language import smollm2
+from instructrec_rl.policies.language.models import load_language_model, own_copy
+from instructrec_rl.policies.language.prompts import write_prompts
+from instructrec_rl.policies.language.tokenizer import train_tokenizer
 from tests.conftest import COLOURS, SHAPES
 from tests.test_run import metrics_of, read_lines, result_of, run_here
 

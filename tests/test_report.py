@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from instructrec_rl.cli import run_command
 from instructrec_rl.core import InputError
-from instructrec_rl.report import main, read_run, summary, write_report
-from instructrec_rl.report_sections import constraint_words, spread
-from instructrec_rl.screen import _PlainProgress, print_result, progress, result_lines, result_table
+from instructrec_rl.core.command_line import run_command
+from instructrec_rl.report.command import main, read_run, summary, write_report
+from instructrec_rl.report.one_run.sections import constraint_words, spread
+from instructrec_rl.run.screen import _PlainProgress, print_result, progress, result_lines, result_table
 
 SPLITS = {"iid": 640, "frame": 512, "phrase": 498, "combo": 500, "both": 320, "cold": 400}
 REACHED = {"policy": (0.98, 0.97, 0.57, 0.96, 0.55, 0.86), "random": (0,) * 6, "popularity": (0.08, 0.07, 0.09, 0.05,

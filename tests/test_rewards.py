@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from instructrec_rl import load_reward
-from instructrec_rl.constraints import OPS, constraint_matrix, satisfies
 from instructrec_rl.core import Batch, InputError, Item
-from instructrec_rl.files import find_rewards
-from instructrec_rl.item_finder import ItemFinder
+from instructrec_rl.core.files import find_rewards
+from instructrec_rl.env.constraints import OPS, constraint_matrix, satisfies
+from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.rewards import RewardError, reward_config_class
 
 ITEMS = [

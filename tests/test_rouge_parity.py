@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from instructrec_rl import load_reward, ngrams, tokens
+from instructrec_rl import load_reward
 from instructrec_rl.core import InputError
-from instructrec_rl.rewards import Reward
+from instructrec_rl.rewards import Reward, ngrams, tokens
 
 TYPES = ["rouge1", "rouge2", "rougeL"]
 SCORER = RougeScorer(TYPES, use_stemmer=False)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrec_rl import cli, run
-from instructrec_rl.compose import compose
-from instructrec_rl.experiment_files import is_bench
-from instructrec_rl.files import read_yaml
+from instructrec_rl.config.compose import compose
+from instructrec_rl.config.experiments import is_bench
+from instructrec_rl.core import command_line as cli
+from instructrec_rl.core.files import read_yaml
+from instructrec_rl.run import command as run
 from tests.conftest import COLOURS, SHAPES, write_toys
 
 ROOT = Path(__file__).resolve().parents[1]

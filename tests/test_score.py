@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from sacrebleu.metrics import BLEU, CHRF, TER
 
-from instructrec_rl import cli, load_reward, score
+from instructrec_rl import load_reward
+from instructrec_rl.commands import score
+from instructrec_rl.core import command_line as cli
 from tests.test_run import ROOT, environment
 
 PREDICTIONS = ["a b", "a c", "", "in all 7"]

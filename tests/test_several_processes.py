@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from instructrec_rl.config import PPOConfig
+from instructrec_rl.algorithms.language.learn import learn
+from instructrec_rl.config.schema import PPOConfig
+from instructrec_rl.core.files import read_jsonl
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.files import read_jsonl
-from instructrec_rl.language.learn import learn
 from tests.test_dqn import recorder
 from tests.test_ppo import QUICK, TINY
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from instructrec_rl.config import GRPOConfig, PPOConfig
+from instructrec_rl.algorithms.language import learn as learning
+from instructrec_rl.algorithms.language.stage_files import alone
+from instructrec_rl.config.schema import GRPOConfig, PPOConfig
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.language import learn as learning
-from instructrec_rl.language.stage_files import alone
 from tests.test_dqn import recorder
 from tests.test_ppo import QUICK, TINY, same, steps_of
 

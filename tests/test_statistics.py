@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import expit, ndtri
 
-from instructrec_rl.comparisons import (
+from instructrec_rl.report.statistics.comparisons import (
     Difference,
     comparison_sentence,
     holm,
@@ -21,9 +21,9 @@ from instructrec_rl.comparisons import (
     paired_difference,
     probability_of_improvement,
 )
-from instructrec_rl.seed_curves import cost_to_score, performance_profile, sample_efficiency
-from instructrec_rl.statistics import interval, iqm
-from instructrec_rl.variance import run_means, spread, too_few_seeds
+from instructrec_rl.report.statistics.curves import cost_to_score, performance_profile, sample_efficiency
+from instructrec_rl.report.statistics.intervals import interval, iqm
+from instructrec_rl.report.statistics.variance import run_means, spread, too_few_seeds
 
 FLOATS = st.floats(-1, 1, width=16)
 RUNS = arrays(np.float64, st.integers(3, 12), elements=FLOATS)

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instructrec_rl.core import InputError
-from instructrec_rl.files import open_regular, read_bytes, read_json, replacing
-from instructrec_rl.locks import HeldError, locked
-from instructrec_rl.strict_json import MAX_DEPTH, parse_json
+from instructrec_rl.core.files import open_regular, read_bytes, read_json, replacing
+from instructrec_rl.core.locks import HeldError, locked
+from instructrec_rl.core.strict_json import MAX_DEPTH, parse_json
 
 WRONG = [
     ('{"a": 1, "b": 2, "a": 3}', 'the key "a" is there twice'),
@@ -118,7 +118,7 @@ def test_replacing_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
-HOLD = "import sys, time; from pathlib import Path; from instructrec_rl.locks import locked\n"
+HOLD = "import sys, time; from pathlib import Path; from instructrec_rl.core.locks import locked\n"
 HOLD += "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
 
 

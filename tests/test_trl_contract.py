@@ -9,7 +9,7 @@ from transformers import Trainer
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
-from instructrec_rl.language.trainer import PolicyTrainer
+from instructrec_rl.algorithms.language.trainer import PolicyTrainer
 
 HOOKS = {  # overridden here -> the parameters it must still have
     "_generate_and_score_completions": ["inputs"],

@@ -85,7 +85,7 @@ def test_it_holds_the_bundle_and_nothing_else(wheel: Path) -> None:
     kinds = (".py", ".css", ".html", ".js", ".svg")
     found = (ROOT / "instructrec_rl").rglob("*")
     code = {p.relative_to(ROOT).as_posix() for p in found if p.suffix in kinds}
-    assert "instructrec_rl/annotate/page.html" in code
+    assert "instructrec_rl/annotate/page/page.html" in code
     assert code <= set(names)
 
 

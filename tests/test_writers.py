@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from instructrec_rl import load_env, load_policy
-from instructrec_rl.env.states import Asked
-from instructrec_rl.evaluate import Scorer, play, satisfied_by_kind, summarise
-from instructrec_rl.screen import answerers
+from instructrec_rl.encoders.states import Asked
+from instructrec_rl.run.evaluate import Scorer, play, satisfied_by_kind, summarise
+from instructrec_rl.run.screen import answerers
 from tests.test_run import main_job
 
 SMALL = (

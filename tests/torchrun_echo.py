@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from instructrec_rl import load_env
-from instructrec_rl.config import PPOConfig
-from instructrec_rl.language.learn import learn
+from instructrec_rl.algorithms.language.learn import learn
+from instructrec_rl.config.schema import PPOConfig
 from tests.test_dqn import score
 from tests.test_ppo import QUICK, TINY, recorder
 

@@ -23,17 +23,17 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from instructrec_rl.algorithms.loop.item_search import ItemSearch
+from instructrec_rl.core.files import write_text_atomic
+from instructrec_rl.encoders.item_features import item_features
+from instructrec_rl.encoders.set_network import SetNetwork, StateReader, pick_device
+from instructrec_rl.encoders.states import Asked
 from instructrec_rl.env.environment import Environment, Step, Turn
-from instructrec_rl.env.states import Asked
-from instructrec_rl.features import item_features
-from instructrec_rl.files import write_text_atomic
-from instructrec_rl.item_search import ItemSearch
-from instructrec_rl.networks import SetNetwork, StateReader, pick_device
 
 if TYPE_CHECKING:
-    from instructrec_rl.config import DQNConfig
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import DQNConfig
     from instructrec_rl.core import Item
-    from instructrec_rl.run_folder import Recorder
 
 
 MAX_GRADIENT = 1.0  # norm at which gradients are clipped

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
+from instructrec_rl.algorithms.loop.bandits import train
+from instructrec_rl.algorithms.loop.rollouts import NEAR_TIE, greedy_propensity
+from instructrec_rl.core.files import write_bytes_atomic
 from instructrec_rl.env.environment import Turn
-from instructrec_rl.files import write_bytes_atomic
-from instructrec_rl.online_loop import train
-from instructrec_rl.rollout_log import NEAR_TIE, greedy_propensity
 
 if TYPE_CHECKING:
-    from instructrec_rl.config import LinearQConfig
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import LinearQConfig
     from instructrec_rl.core import Item
+    from instructrec_rl.encoders.states import Asked, States
     from instructrec_rl.env.environment import Environment
-    from instructrec_rl.env.states import Asked, States
-    from instructrec_rl.run_folder import Recorder
 
 FILE = "linear_q.safetensors"
 

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from instructrec_rl.files import write_bytes_atomic
-from instructrec_rl.online_loop import train
-from instructrec_rl.rollout_log import NEAR_TIE, greedy_propensity
+from instructrec_rl.algorithms.loop.bandits import train
+from instructrec_rl.algorithms.loop.rollouts import NEAR_TIE, greedy_propensity
+from instructrec_rl.core.files import write_bytes_atomic
 
 if TYPE_CHECKING:
-    from instructrec_rl.config import LinUCBConfig
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import LinUCBConfig
     from instructrec_rl.core import Item
+    from instructrec_rl.encoders.states import Asked, States
     from instructrec_rl.env.environment import Environment
-    from instructrec_rl.env.states import Asked, States
-    from instructrec_rl.run_folder import Recorder
 
 FILE = "linucb.safetensors"
 MIN_VARIANCE = 1e-6  # components with a smaller share of the largest one's variance are rounding

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from instructrec_rl.files import write_bytes_atomic, write_json_atomic
+from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from instructrec_rl.config import BaselineConfig
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import BaselineConfig
     from instructrec_rl.core import Item
+    from instructrec_rl.encoders.states import Asked
     from instructrec_rl.env.environment import Environment
-    from instructrec_rl.env.states import Asked
-    from instructrec_rl.run_folder import Recorder
 
 FILES = "ngrams.safetensors", "ngrams.json"
 # A word is a run of letters and digits, also a single one ("8"); Han and kana have no blanks, so each counts alone.

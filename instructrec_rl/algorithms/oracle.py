@@ -13,11 +13,11 @@ from instructrec_rl.core import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from instructrec_rl.config import BaselineConfig
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import BaselineConfig
     from instructrec_rl.core import Example, Item
+    from instructrec_rl.encoders.states import Asked
     from instructrec_rl.env.environment import Environment
-    from instructrec_rl.env.states import Asked
-    from instructrec_rl.run_folder import Recorder
 
 NO_TEXT = "an oracle cannot answer plain text: it looks the right items up in the environment's data"
 

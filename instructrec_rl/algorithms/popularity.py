@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from instructrec_rl.files import write_json_atomic
+from instructrec_rl.core.files import write_json_atomic
 
 if TYPE_CHECKING:
-    from instructrec_rl.config import BaselineConfig
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import BaselineConfig
     from instructrec_rl.core import Item
+    from instructrec_rl.encoders.states import Asked
     from instructrec_rl.env.environment import Environment
-    from instructrec_rl.env.states import Asked
-    from instructrec_rl.run_folder import Recorder
 
 FILE = "popularity.json"
 

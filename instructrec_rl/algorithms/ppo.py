@@ -3,5 +3,5 @@
 A separate critic by default, generalised advantage estimation over tokens, KL to a reference in the reward.
 """
 
-from instructrec_rl.language.learn import learn as learn
-from instructrec_rl.language.policy import load as load
+from instructrec_rl.algorithms.language.learn import learn as learn
+from instructrec_rl.policies.language.policy import load as load

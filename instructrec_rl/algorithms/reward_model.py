@@ -18,20 +18,20 @@ import numpy as np
 import torch
 
 from instructrec_rl.core import InputError
-from instructrec_rl.encoder_model import model_folder
+from instructrec_rl.core.files import write_text_atomic
+from instructrec_rl.encoders.model_files import model_folder
+from instructrec_rl.encoders.set_network import pick_device
+from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.feedback.exports import export_rows
+from instructrec_rl.feedback.learned.cross_validation import calibration_error, mean_with_interval
 from instructrec_rl.feedback.store import Store
-from instructrec_rl.feedback.validate import calibration_error, mean_with_interval
-from instructrec_rl.files import write_text_atomic
-from instructrec_rl.item_finder import ItemFinder
-from instructrec_rl.networks import pick_device
 
 if TYPE_CHECKING:
-    from instructrec_rl.config import RewardModelConfig
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import RewardModelConfig
     from instructrec_rl.core import Item
+    from instructrec_rl.encoders.states import Asked
     from instructrec_rl.env.environment import Environment
-    from instructrec_rl.env.states import Asked
-    from instructrec_rl.run_folder import Recorder
 
 MIN_PAIRS = 10
 HELD_OUT = 0.1  # of the instructions

@@ -3,5 +3,5 @@
 No critic. See docs/ppo.md.
 """
 
-from instructrec_rl.language.learn import learn as learn
-from instructrec_rl.language.policy import load as load
+from instructrec_rl.algorithms.language.learn import learn as learn
+from instructrec_rl.policies.language.policy import load as load

@@ -22,16 +22,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from instructrec_rl.features import item_features
-from instructrec_rl.files import write_bytes_atomic, write_json_atomic
-from instructrec_rl.networks import SetNetwork, StateReader, pick_device
+from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
+from instructrec_rl.encoders.item_features import item_features
+from instructrec_rl.encoders.set_network import SetNetwork, StateReader, pick_device
 
 if TYPE_CHECKING:
-    from instructrec_rl.config import SupervisedConfig
+    from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.config.schema import SupervisedConfig
     from instructrec_rl.core import Item
+    from instructrec_rl.encoders.states import Asked
     from instructrec_rl.env.environment import Environment
-    from instructrec_rl.env.states import Asked
-    from instructrec_rl.run_folder import Recorder
 
 FILES = "supervised.safetensors", "supervised.json"
 TEMPERATURE = 0.2  # T above; chosen on validation

@@ -11,9 +11,9 @@ import numpy as np
 
 from instructrec_rl.annotate.pool import Pool
 from instructrec_rl.core import InputError, Item
-from instructrec_rl.encoder import Encoder
-from instructrec_rl.feedback.judgements import collect
-from instructrec_rl.feedback.learned import LearnedReward, learn
+from instructrec_rl.encoders.bert import Encoder
+from instructrec_rl.feedback.learned.judgements import collect
+from instructrec_rl.feedback.learned.model import LearnedReward, learn
 from instructrec_rl.feedback.schema import Record
 
 FIRST = 30  # answers before the first fit; until then questions are chosen to cover the pool

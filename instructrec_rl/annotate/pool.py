@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from instructrec_rl.core import InputError
+from instructrec_rl.core.files import read_jsonl
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.files import read_jsonl
-from instructrec_rl.policies import TextPolicy
+from instructrec_rl.policies.saved import TextPolicy
 
 NEIGHBOURS = 2  # candidates an instruction has from its nearest items; the policy adds its own, chance the rest
 CELLS = 8_000_000  # of an (instructions, items) table that is held at once

@@ -18,7 +18,7 @@ from instructrec_rl.annotate.selection import Question
 from instructrec_rl.annotate.session import Session, WriteError
 from instructrec_rl.core import InputError, Item
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent / "page"
 FILES = {
     "": ("page.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),

@@ -13,10 +13,10 @@ from typing import Any
 from instructrec_rl.annotate.learner import Learner
 from instructrec_rl.annotate.selection import MODES, Question, Selector, Tally, question_of
 from instructrec_rl.core import InputError, Item, nearest
+from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.env.spec import Spec
 from instructrec_rl.feedback.schema import Record, Retract, make_record
 from instructrec_rl.feedback.store import Store, append
-from instructrec_rl.item_finder import ItemFinder
 
 HELD_S = 900.0  # a question that is shown to one annotator is kept from the others for so long
 MAX_FOUND = 24  # items that a search returns

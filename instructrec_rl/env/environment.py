@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from instructrec_rl.config import EnvConfig
+from instructrec_rl.config.schema import EnvConfig
 from instructrec_rl.core import Batch, InputError, nearest
+from instructrec_rl.encoders.states import Asked, States, encode_states, stored_states
 from instructrec_rl.env.examples import ExampleTable
+from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.env.spec import Spec, load_spec
-from instructrec_rl.env.states import Asked, States, encode_states, stored_states
-from instructrec_rl.item_finder import ItemFinder
 
 if TYPE_CHECKING:
-    from instructrec_rl.encoder import Encoder
+    from instructrec_rl.encoders.bert import Encoder
     from instructrec_rl.rewards import Reward
 
 MAX_CACHED_REWARDS = 32_000_000  # cells of the (rows, items) table: 256 MB; past that, scores are computed each time
@@ -264,7 +264,7 @@ def make_environment(
 ) -> Environment:
     """Join a spec with an encoder (a name, or one already loaded) and a reward."""
     if isinstance(encoder, str):
-        from instructrec_rl.encoder import EncoderConfig, load_encoder
+        from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
 
         encoder = load_encoder(EncoderConfig(name=encoder))
     return Environment(spec, encoder, reward or default_reward(spec), reward_options or {})

@@ -20,8 +20,8 @@ from typing import Any, overload
 import numpy as np
 
 from instructrec_rl.core import Example, Item
-from instructrec_rl.files import cache_base, sha256_file
-from instructrec_rl.progress import counted
+from instructrec_rl.core.files import cache_base, sha256_file
+from instructrec_rl.core.terminal import counted
 
 BATCH = 65_536
 LAYOUT = "1"  # of the file; part of its name

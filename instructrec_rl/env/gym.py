@@ -14,9 +14,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from instructrec_rl.core import InputError
+from instructrec_rl.core.files import find_envs
+from instructrec_rl.encoders.states import MAX_CLAUSES, MAX_TOKENS
 from instructrec_rl.env.environment import Environment, Turn, load_env
-from instructrec_rl.env.states import MAX_CLAUSES, MAX_TOKENS
-from instructrec_rl.files import find_envs
 
 BLOCK = 1024  # rows each instance draws at a time: the generator's call costs more than the numbers
 MAX_RESPONSE = 2_000  # characters

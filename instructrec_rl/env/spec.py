@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instructrec_rl.core import Example, InputError, Item, nearest
-from instructrec_rl.env import intents
+from instructrec_rl.core.files import find_envs, read_jsonl, read_yaml
+from instructrec_rl.core.options import out_of_range
 from instructrec_rl.env.examples import ExampleList, Examples, open_table
-from instructrec_rl.files import find_envs, read_jsonl, read_yaml
-from instructrec_rl.options import out_of_range
+from instructrec_rl.env.formats import intents
 
 if TYPE_CHECKING:
-    from instructrec_rl.config import EnvConfig
+    from instructrec_rl.config.schema import EnvConfig
 
 FORMATS = ("catalog", "intents")
 ACTIONS = ("choose", "generate")

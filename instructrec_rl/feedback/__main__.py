@@ -2,7 +2,7 @@
 
 import sys
 
-from instructrec_rl.cli import run_command
+from instructrec_rl.core.command_line import run_command
 from instructrec_rl.feedback.command import main
 
 sys.exit(run_command(main))

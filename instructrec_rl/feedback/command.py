@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from instructrec_rl.cli import DONE, WRONG_INPUT, Parser
 from instructrec_rl.core import InputError, nearest
+from instructrec_rl.core.command_line import DONE, WRONG_INPUT, Parser
+from instructrec_rl.core.files import write_jsonl_atomic
 from instructrec_rl.feedback import exports, imports, quality
 from instructrec_rl.feedback.schema import dump, json_schema
 from instructrec_rl.feedback.store import Store
-from instructrec_rl.files import write_jsonl_atomic
 
 ACTIONS = {
     "check": "read all feedback and name every bad line (exit code 2 where there is one)",
@@ -122,7 +122,7 @@ def _stats(argv: list[str]) -> int:
         asked = {split: [env.examples[row].instruction for row in rows] for split, rows in env.splits.items()}
         found = quality.coverage(records, asked)
         print("coverage: " + ", ".join(f"{split} {has:,} of {of:,}" for split, (has, of) in found.items()))
-    from instructrec_rl.item_finder import fold
+    from instructrec_rl.env.item_finder import fold
 
     alike = quality.near_duplicates(records, fold)
     print(f"duplicates: {store.num_duplicates:,} by id, {alike:,} but for case and white space")
@@ -132,10 +132,10 @@ def _stats(argv: list[str]) -> int:
 
 def _learned(records: Sequence[Any], name: str, env: Any) -> tuple[dict[str, float], list[str]]:
     """What the learned reward says of each annotator, and how well it does on held-out instructions."""
-    from instructrec_rl.encoder import load_encoder
-    from instructrec_rl.feedback.judgements import collect
-    from instructrec_rl.feedback.learned import MIN_JUDGEMENTS, learn
-    from instructrec_rl.feedback.validate import FOLDS, cross_validate
+    from instructrec_rl.encoders.bert import load_encoder
+    from instructrec_rl.feedback.learned.cross_validation import FOLDS, cross_validate
+    from instructrec_rl.feedback.learned.judgements import collect
+    from instructrec_rl.feedback.learned.model import MIN_JUDGEMENTS, learn
 
     items = [] if env is None else env.items
     judged = collect(records, name, items)

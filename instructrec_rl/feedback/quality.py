@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from instructrec_rl.feedback.agreement import LEVELS, krippendorff_alpha
-from instructrec_rl.feedback.annotators import RANDOM_AT
+from instructrec_rl.feedback.learned.annotators import RANDOM_AT
 from instructrec_rl.feedback.schema import Correction, Preference, Ranking, Rating, Record, Thumbs
 from instructrec_rl.feedback.store import Entry
 

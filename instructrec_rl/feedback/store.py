@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from instructrec_rl.core import InputError
+from instructrec_rl.core.files import feedback_folders, writing
 from instructrec_rl.feedback.schema import Preference, Ranking, Record, Retract, dump, make_record, parse_line, when
-from instructrec_rl.files import feedback_folders, writing
 
 CHUNK = 1 << 22  # bytes read at a time
 OLDEST = float("-inf")  # the time of a line that has none, and none before it in its file

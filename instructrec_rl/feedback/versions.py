@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from instructrec_rl.core.files import append_jsonl, read_jsonl, write_jsonl_atomic, write_text_atomic, writing
 from instructrec_rl.feedback.schema import Record, dump, make_record
-from instructrec_rl.files import append_jsonl, read_jsonl, write_jsonl_atomic, write_text_atomic, writing
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""A stage's weights as a file, and a folder in which runs find the stages that others have done.
+
+Runs that differ only in what comes after their warm start (ppo, grpo and rloo of one seed, say) make the same one.
+With `algo.stage_cache=DIR` the first of them keeps it and the others take it. A stage is found by the sha256 of
+everything that goes into it: the weights before it, the pairs it learns from, its settings, seed, threads, kind of
+processor and code. What is taken is then bit for bit what would have been computed, the random generator included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from instructrec_rl.algorithms.language.trained_weights import save_trained, trained_of
+from instructrec_rl.core import InputError
+from instructrec_rl.core.files import writing
+from instructrec_rl.core.fingerprints import digest, sha256_of_code
+from instructrec_rl.policies.language.generate import Ids
+
+GENERATOR = "torch_rng_state"  # beside the weights: a critic's first weights are drawn after the last stage
+LOOK_EVERY_S = 0.2
+
+
+def save_stage(path: Path, model: nn.Module, spent: dict[str, float]) -> None:
+    """Write the trained weights, whole or not at all. spent: the seconds that the stage took, kept in the file."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_trained({**trained_of(model), GENERATOR: torch.get_rng_state()}, part, spent=json.dumps(spent))
+        part.replace(path)
+
+
+def load_stage(path: Path, model: nn.Module) -> dict[str, float]:
+    """Read what `save_stage` wrote into the model; returns the seconds that the stage took where it was done."""
+    with safe_open(path, framework="pt") as file:
+        spent: dict[str, float] = json.loads((file.metadata() or {}).get("spent", "{}"))
+    found = load_file(path)
+    if GENERATOR in found:
+        torch.set_rng_state(found.pop(GENERATOR))
+    model.load_state_dict(found, strict=False)
+    return spent
+
+
+def key_of_stage(model: nn.Module, pairs: tuple[list[Ids], list[Ids]], settings: dict[str, object]) -> str:
+    """The sha256 of all that supervised training on (prompt, answer) pairs depends on, in hexadecimal.
+
+    The model's buffers count too: one of them holds the state vectors that prompts refer to.
+    """
+    found = hashlib.sha256()
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for side in pairs:
+        found.update(np.array([len(ids) for ids in side], dtype=np.int64).tobytes())
+        found.update(np.concatenate([np.asarray(ids, dtype=np.int64) for ids in side]).tobytes())
+    machine = f"{torch.get_num_threads()} {torch.backends.cpu.get_cpu_capability()} {next(model.parameters()).device}"
+    return digest([found.hexdigest(), json.dumps(settings, sort_keys=True), machine, sha256_of_code()])
+
+
+@contextlib.contextmanager
+def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Keep others from making the same file meanwhile; a kill lets go. waiting: called while another makes it.
+
+    Raises InputError where the folder cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("w")
+    with lock:
+        while not _taken(lock.fileno()):
+            waiting()
+            time.sleep(LOOK_EVERY_S)
+        yield
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise InputError(f"algo.stage_cache: this disk knows no locks: {error.strerror}") from error
+    return True

@@ -1,0 +1,107 @@
+"""rollouts.jsonl: every answer of learning and the probability that it had, so that other policies can be judged by it.
+
+A line: {"step", "id", "item" or "text", "propensity", "reward"}, and "turn" where episodes have several. Lines are made
+in bulk and written by the megabyte, as a run gives thousands of answers a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from json.encoder import encode_basestring as quoted
+from pathlib import Path
+
+import numpy as np
+
+from instructrec_rl.core.files import append_bytes, writing
+
+FILE = "rollouts.jsonl"
+NEAR_TIE = 1e-6  # learners that break ties at random add at most this to a value
+BUFFERED = 1 << 20  # characters kept before they are written
+
+
+class RolloutLog:
+    """Appends to a run folder's rollouts.jsonl; what is buffered is written by `flush`, so also at each checkpoint.
+
+    writes: false in the further processes of a run, whose answers the first one writes.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True):
+        self.path, self.writes = folder / FILE, writes
+        self._lines: list[str] = []
+        self._size = 0
+
+    def add_items(
+        self,
+        step: int,
+        ids: Iterable[str],
+        items: Iterable[str],
+        propensities: np.ndarray,
+        rewards: np.ndarray,
+        turns: np.ndarray | None = None,
+    ) -> None:
+        """B answers with items. step: interactions before them, so that the first is number step + 1; ids, items: of
+        the instructions and the items; propensities in (0, 1]; turns: answers given before in the episode, from 0."""
+        if not self.writes:
+            return
+        numbers = range(step + 1, step + 1 + len(rewards))
+        ends = ["}\n"] * len(rewards) if turns is None else [f', "turn": {turn}}}\n' for turn in turns]
+        self._keep(
+            [
+                f'{{"step": {k}, "id": {quoted(i)}, "item": {quoted(a)}, "propensity": {p:.6g}, "reward": {r:.6g}{end}'
+                for k, i, a, p, r, end in zip(numbers, ids, items, propensities, rewards, ends)
+            ]
+        )
+
+    def add_texts(self, step: int, answers: Sequence[dict[str, object]]) -> None:
+        """Answers as dicts of what a line holds beside the step. A long text's propensity is below what a float can
+        hold, so they have `log_propensity`."""
+        if not self.writes:
+            return
+        numbered = enumerate(answers, start=step + 1)
+        self._keep([json.dumps({"step": k, **answer}, ensure_ascii=False) + "\n" for k, answer in numbered])
+
+    def _keep(self, lines: list[str]) -> None:
+        self._lines += lines
+        self._size += sum(map(len, lines))
+        if self._size > BUFFERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered. Raises InputError where the disk refuses."""
+        if not self._lines:
+            return
+        data = "".join(self._lines).encode(errors="replace")  # half of a surrogate pair is no UTF-8
+        self._lines, self._size = [], 0
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        append_bytes(self.path, data)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the answers after an interaction (all of them for -1), and a last line that a kill cut short."""
+        self._lines, self._size = [], 0
+        if not (self.writes and self.path.exists()):
+            return
+        kept = 0
+        with writing(self.path), self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n") or int(line[len(b'{"step": ') : line.index(b",")]) > step:
+                    break
+                kept += len(line)
+        if kept < self.path.stat().st_size:
+            with writing(self.path):
+                os.truncate(self.path, kept)
+
+
+def boltzmann_propensity(scaled: np.ndarray, chosen: np.ndarray, epsilon: float) -> np.ndarray:
+    """The probability (B,) of choosing as was chosen: softmax of Q / T (B, M), mixed with a uniform share epsilon."""
+    weights = np.exp(scaled - scaled.max(1, keepdims=True))
+    return (1 - epsilon) * weights[np.arange(len(chosen)), chosen] / weights.sum(1) + epsilon / scaled.shape[1]
+
+
+def greedy_propensity(values: np.ndarray, chosen: np.ndarray, epsilon: float = 0.0) -> np.ndarray:
+    """The probability (B,) that an epsilon-greedy choice on values (B, M), ties broken at random, had."""
+    highest = values >= values.max(1, keepdims=True) - NEAR_TIE
+    greedy = highest[np.arange(len(chosen)), chosen] / highest.sum(1)
+    return (1 - epsilon) * greedy + epsilon / values.shape[1]

@@ -1,0 +1,1 @@
+"""Many runs (variants x seeds), resumable, here or on a cluster."""

@@ -1,0 +1,1 @@
+"""Off-policy evaluation: judge a policy by what another one logged."""

@@ -1,0 +1,1 @@
+"""A run's options: typed (schema), composed from the command line (compose, overrides), and named (experiments)."""

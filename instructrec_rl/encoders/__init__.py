@@ -1,0 +1,1 @@
+"""Texts and items as vectors: sentence encoders, their cache, the clauses of an instruction, and the set network."""

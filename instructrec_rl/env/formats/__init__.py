@@ -1,0 +1,1 @@
+"""The forms that an environment's data may have: one reader each."""

@@ -1,0 +1,1 @@
+"""Intervals, comparisons and curves over seeds; numbers in, numbers out."""
