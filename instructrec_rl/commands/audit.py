@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instructrec_rl.core import InputError
-from instructrec_rl.core.command_line import DONE, FAULT, Parser, run_command
+from instructrec_rl.core.command_line import DONE, FAULT, Parser
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.rewards import RewardError, load_reward
 from instructrec_rl.run.evaluate import DRAWS
@@ -311,7 +311,3 @@ def _environment(overrides: list[str]) -> tuple[Environment, int]:
     config: Any = compose(overrides)
     spec = load_spec(config.env)
     return make_environment(spec, load_encoder(config.encoder), config.reward.name, reward_options(config)), config.seed
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -10,7 +10,7 @@ from typing import Any
 
 from instructrec_rl.config.schema import DEFAULT_ENV, EnvConfig
 from instructrec_rl.core import InputError, nearest
-from instructrec_rl.core.command_line import DONE, WRONG_INPUT, Parser, run_command
+from instructrec_rl.core.command_line import DONE, WRONG_INPUT, Parser
 from instructrec_rl.core.files import find_envs, find_rewards, read_yaml
 
 SAMPLE = 16  # instructions that a reward is tried on
@@ -97,7 +97,3 @@ def _env_beside(reward: Path) -> str:
     """An environment from the folder that the reward is from, as it was likely written for that one."""
     beside = [name for name, folder in find_envs().items() if folder.parent.parent == reward.parent.parent]
     return DEFAULT_ENV if DEFAULT_ENV in beside or not beside else beside[0]
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

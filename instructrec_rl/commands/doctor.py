@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from instructrec_rl.core import InputError
-from instructrec_rl.core.command_line import Parser, run_command
+from instructrec_rl.core.command_line import Parser
 from instructrec_rl.core.files import PATH_VARIABLE, find_envs, find_experiments, find_rewards, search_path
 
 # fmt: off
@@ -89,7 +89,3 @@ def _places() -> Iterator[tuple[str, str]]:
     for folder in search_path():
         yield "looked in", f"{folder}{'' if folder.is_dir() else ' (missing)'}"
     yield "found", f"{len(find_envs())} envs, {len(find_rewards())} rewards, {len(find_experiments())} experiments"
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

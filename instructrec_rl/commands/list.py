@@ -10,7 +10,7 @@ from pathlib import Path
 from instructrec_rl.config.experiments import is_bench
 from instructrec_rl.config.schema import ALGORITHM_NOTES
 from instructrec_rl.core import InputError, nearest
-from instructrec_rl.core.command_line import Parser, run_command
+from instructrec_rl.core.command_line import Parser
 from instructrec_rl.core.files import find_envs, find_experiments, find_rewards, read_yaml
 
 
@@ -92,7 +92,3 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "algos": lambda: dict(ALGORITHM_NOTES),
     "experiments": lambda: _described(find_experiments(), _experiment_line),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

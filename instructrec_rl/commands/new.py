@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 from instructrec_rl.core import InputError, Item, nearest
-from instructrec_rl.core.command_line import Parser, run_command
+from instructrec_rl.core.command_line import Parser
 from instructrec_rl.core.files import write_text_atomic
 
 ENV_YAML = """name: {name}
@@ -167,7 +166,3 @@ def _instructions() -> list[dict[str, Any]]:
         best = [item.id for i, item in enumerate(items) if all(row[i] for row in right)]
         records.append({"id": f"i{number:02d}", "instruction": instruction, "best": best, "constraints": constraints})
     return records
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

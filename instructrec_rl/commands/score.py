@@ -8,7 +8,6 @@ import json
 import os
 import re
 import stat
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from instructrec_rl.commands.response_files import Row, read_rows
 from instructrec_rl.config.overrides import parse
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.core.command_line import DONE, Parser, run_command
+from instructrec_rl.core.command_line import DONE, Parser
 from instructrec_rl.core.files import writing
 
 if TYPE_CHECKING:
@@ -200,7 +199,3 @@ def _write(out: IO[str], chunk: list[Row], scores: np.ndarray, parts: dict[str, 
             record["parts"] = {name: float(values[place]) for name, values in parts.items()}
         lines.append(json.dumps(record, ensure_ascii=False))
     out.write("\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

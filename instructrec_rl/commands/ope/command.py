@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.core import InputError, nearest
-from instructrec_rl.core.command_line import DONE, Parser, run_command
+from instructrec_rl.core.command_line import DONE, Parser
 from instructrec_rl.core.files import write_json_atomic
 
 if TYPE_CHECKING:
@@ -186,7 +186,3 @@ def _print(title: str, found: Evaluation) -> None:
     console.print(table)
     for line in _remarks(found):
         console.print(line, markup=False, highlight=False, style="bold red" if line.startswith("not") else "")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
