@@ -193,8 +193,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write; what is there at the end becomes `path`, whole, and synced to the disk.
 
     The path holds the old content or the new, never a part, also after kill -9; after an exception the old one, and
-    what was written aside is removed. Makes the folder where it is missing. Raises InputError where the disk refuses.
+    what was written aside is removed. Makes the folder where it is missing. A link is followed; a device or a pipe is
+    written to itself, as a file in its place would take it away. Raises InputError where the disk refuses.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with writing(path):
+            yield path
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

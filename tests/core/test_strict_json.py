@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instructrec_rl.core import InputError
-from instructrec_rl.core.files import open_regular, read_bytes, read_json, replacing
+from instructrec_rl.core.files import open_regular, read_bytes, read_json, replacing, write_text_atomic
 from instructrec_rl.core.locks import HeldError, locked
 from instructrec_rl.core.strict_json import MAX_DEPTH, parse_json
 
@@ -116,6 +116,15 @@ def test_replacing_leaves_the_old_or_the_new(tmp_path: Path) -> None:
         path.with_name("absent").read_text()
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_a_link_is_followed_and_a_device_stays_a_device(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_text_atomic(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+    write_text_atomic(Path("/dev/null"), "text")
+    assert Path("/dev/null").is_char_device()
 
 
 HOLD = "import sys, time; from pathlib import Path; from instructrec_rl.core.locks import locked\n"
