@@ -1,6 +1,6 @@
 """Pictures of every screen of the annotation page for docs/images/annotate/: light and dark, desktop and phone.
 
-    python benchmarks/annotate_screens.py [--out docs/images/annotate]
+    python -m benchmarks.annotate_screens [--out docs/images/annotate]
 
 Serves pizza_rec from an empty folder on a free port and opens it in Debian's chromium.
 """

@@ -1,6 +1,6 @@
 """The coverage tables of docs/statistics.md: how often the 95 % intervals hold the true value, at 3 to 20 seeds.
 
-    OMP_NUM_THREADS=1 python benchmarks/coverage.py [--simulations 1000] [--markdown docs/statistics.md]
+    OMP_NUM_THREADS=1 python -m benchmarks.coverage [--simulations 1000] [--markdown docs/statistics.md]
 
 Each simulation draws seeds and items anew and asks `interval` and its like with their defaults. The true values are
 computed by quadrature, those of the collapsing runs in closed form. Figures outside 92 to 98 % bear a star; with 1,000
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy.special import expit, ndtri
-from tables import markdown_table, write_between_markers
 
+from benchmarks.common.tables import markdown_table, write_between_markers
 from instructrec_rl.report.statistics.comparisons import paired_difference, probability_of_improvement
 from instructrec_rl.report.statistics.intervals import Interval, interval
 

@@ -1,8 +1,8 @@
 """Golden runs: small runs of every kind, kept whole, against which a later commit is compared byte for byte.
 
-  python benchmarks/golden.py make DIR [--repo CHECKOUT]   carry them out with a checkout's package (default: this one)
-  python benchmarks/golden.py compare DIR_A DIR_B          print what differs and exit 1, or print "equal"
-  python benchmarks/golden.py old DIR [--repo CHECKOUT]    what DIR holds still loads, answers, reports and resumes
+  python -m benchmarks.golden make DIR [--repo CHECKOUT]   carry them out with a checkout's package (default: this one)
+  python -m benchmarks.golden compare DIR_A DIR_B          print what differs and exit 1, or print "equal"
+  python -m benchmarks.golden old DIR [--repo CHECKOUT]    what DIR holds still loads, answers, reports and resumes
 
 DIR/home is the folder in which the runs took place, DIR/kept what is compared: results, metrics, answers, samples,
 rollouts and reports, without times, commit, hashes, versions, paths and commands. Every option is spelled out, and

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from instructrec_rl.commands.ope.regression import cross_fit
 from instructrec_rl.config.schema import DQNConfig
 from instructrec_rl.core import command_line as cli
 from tests.conftest import write_toys
-from tests.run.test_run import ROOT, main_job, read_lines
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
+from tests.run.test_run import main_job, read_lines
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -83,8 +80,8 @@ def test_rounds_of_one_group_count_as_one() -> None:
 
 
 def test_on_a_known_truth() -> None:
-    """A short form of benchmarks/ope.py, whose table is in docs/ope.md."""
-    from ope import world
+    """A short form of benchmarks/results/ope.py, whose table is in docs/ope.md."""
+    from benchmarks.results.ope import world
 
     errors: dict[str, list[float]] = {}
     inside = 0

@@ -10,15 +10,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PEERS = ROOT / "benchmarks" / "peers.py"
 
 
 @pytest.mark.slow
 def test_a_comparison_runs_and_its_ratios_are_shown(tmp_path: Path) -> None:
-    page = PEERS.parents[1] / "docs" / "peers.md"
+    page = ROOT / "docs" / "peers.md"
     before = page.read_text(encoding="utf-8")
-    command = [sys.executable, str(PEERS), "--quick", "--only", "environment", "--out", str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.peers.peers",
+        "--quick",
+        "--only",
+        "environment",
+        "--out",
+        str(tmp_path),
+    ]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
     assert ran.returncode == 0, ran.stderr
     rows = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))["rows"]
     assert {row["environment"] for row in rows} == {"naive", "SyncVectorEnv", "ours"}
@@ -29,8 +37,7 @@ def test_a_comparison_runs_and_its_ratios_are_shown(tmp_path: Path) -> None:
 
 
 def test_a_script_that_fails_is_named_and_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(PEERS.parent))
-    import peers
+    from benchmarks.peers import peers
 
     ran: list[str] = []
 
@@ -46,8 +53,7 @@ def test_a_script_that_fails_is_named_and_the_others_run(tmp_path: Path, monkeyp
 
 
 def test_the_results_page_is_what_its_command_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(PEERS.parent))
-    import benches
+    from benchmarks.results import benches
 
     written: dict[Path, str] = {}
     monkeypatch.setattr(benches, "write_text_atomic", written.__setitem__)

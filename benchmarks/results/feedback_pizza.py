@@ -1,6 +1,7 @@
 """The pizza_rec table of docs/feedback.md: a DQN trained on ratings, beside popularity and the true reward.
 
-    python benchmarks/feedback_pizza.py --out DIR [--seeds 0 1 2] [--sizes 500 5000 50000] [--markdown docs/feedback.md]
+    python -m benchmarks.results.feedback_pizza --out DIR [--seeds 0 1 2] [--sizes 500 5000 50000]
+        [--markdown docs/feedback.md]
 
 Eight synthetic annotators (one at random) rate pairs of a training instruction and an item by the hidden share of
 constraints satisfied; the DQN sees nothing but their ratings. Runs that DIR already holds are used again.
@@ -12,9 +13,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from tables import markdown_table, write_between_markers
-from whole_runs import Result, finished, interval
 
+from benchmarks.common.tables import markdown_table, write_between_markers
+from benchmarks.common.whole_runs import Result, finished, interval
 from instructrec_rl import load_env
 from instructrec_rl.core.files import write_jsonl_atomic
 from instructrec_rl.feedback.simulate import simulate

@@ -1,6 +1,6 @@
 """The PandaLM table of docs/feedback.md: real votes, cross-validated by instruction, beside "the longer one wins".
 
-    python benchmarks/feedback_pandalm.py --data FILE [--markdown docs/feedback.md]
+    python -m benchmarks.results.feedback_pandalm --data FILE [--markdown docs/feedback.md]
 
 FILE is testset-v1.json of WeOpenML/PandaLM, which is not part of this project.
 """
@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tables import markdown_table, write_between_markers
-
+from benchmarks.common.tables import markdown_table, write_between_markers
 from instructrec_rl.encoders.bert import load_encoder
 from instructrec_rl.feedback import imports
 from instructrec_rl.feedback.learned.cross_validation import cross_validate

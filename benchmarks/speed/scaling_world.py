@@ -52,7 +52,7 @@ format: catalog
 action: choose
 state: clauses
 metrics: [constraints, exact_match]
-description: Furniture by eight attributes, made by benchmarks/scaling_world.py
+description: Furniture by eight attributes, made by benchmarks/speed/scaling_world.py
 """
 
 

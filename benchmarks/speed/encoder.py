@@ -3,7 +3,7 @@
 Both are warmed up first, so importing and loading are left out; ours includes tokenising and writing its cache.
 Theirs runs at its defaults (fp32, sorted by length). Each batch size takes turns, so drift of the machine hits both.
 
-    python benchmarks/encoder.py --json encoder.json --markdown docs/encoder.md
+    python -m benchmarks.speed.encoder --json encoder.json --markdown docs/encoder.md
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
-from environment import about, show  # the scripts beside this one
-from tables import markdown_table, write_between_markers
 
+from benchmarks.common.tables import about, markdown_table, show, write_between_markers
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
 from instructrec_rl.encoders.model_files import pick_hardware
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLINC = ROOT.parent / "shared" / "data" / "clinc150" / "data_small.json"
 PIZZA = ROOT / "envs" / "pizza_rec" / "instructions.jsonl"
 BATCHES = (1, 8, 32, 64, 256)

@@ -1,6 +1,6 @@
 """The table of synthetic annotators in docs/feedback.md: 1,500 texts of our own, whose worth is known.
 
-    python benchmarks/feedback_synthetic.py [--seeds 10] [--markdown docs/feedback.md]
+    python -m benchmarks.results.feedback_synthetic [--seeds 10] [--markdown docs/feedback.md]
 
 A text joins five parts; each part's eight options have hidden weights, and one pair of options an interaction. Each
 seed draws weights, annotators, the 500 held-out texts and which texts are rated. Settings were chosen on seeds below
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
-from tables import markdown_table, write_between_markers
-from whole_runs import interval
 
+from benchmarks.common.tables import markdown_table, write_between_markers
+from benchmarks.common.whole_runs import interval
 from instructrec_rl.encoders.bert import Encoder, load_encoder
 from instructrec_rl.feedback.learned.judgements import collect
 from instructrec_rl.feedback.learned.model import LearnedReward, learn

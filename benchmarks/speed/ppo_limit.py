@@ -4,7 +4,7 @@ The limit generates (transformers' `generate`, sampling), runs the reference for
 forward and backward with a step of AdamW for each minibatch. Ours does that and all else: the critic's pass before the
 update, rewards, advantages, logs, the Trainer's loop. Both profiles are in CPU-seconds, so the gap can be read off.
 
-    python benchmarks/ppo_limit.py --json ppo_limit.json --markdown docs/peers.md
+    python -m benchmarks.speed.ppo_limit --json ppo_limit.json --markdown docs/peers.md
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from environment import about, show
-from ppo_setup import Start, load_start, settings, warm_start  # first: it sets the threads
-from tables import markdown_table, write_between_markers
 from transformers import PrinterCallback, TrainerCallback
 
+from benchmarks.common.tables import about, markdown_table, show, write_between_markers
+from benchmarks.peers.ppo_setup import Start, load_start, settings, warm_start  # first: it sets the threads
 from instructrec_rl.algorithms.language import trainer as trainer_file
 from instructrec_rl.algorithms.language.critic import attach
 from instructrec_rl.core.files import write_json_atomic

@@ -1,6 +1,6 @@
 """Does choosing the questions help? The learned reward from n ratings of pizza_rec, of chosen, even or random pairs.
 
-    python benchmarks/annotate_selection.py [--seeds 5]
+    python -m benchmarks.results.annotate_selection [--seeds 5]
 
 A simulated annotator rates by the share of hidden constraints that an item satisfies, with noise of half a step. The
 figure is Spearman's rank correlation of the learned reward with that share on 3,000 random pairs of validation.

@@ -3,17 +3,15 @@
 Every contender returns the reward and the state of each step as arrays of its own. "Cached": each (instruction, item)
 pair was scored before. "Uncached": the reward module scores every step anew.
 
-    python benchmarks/environment.py --json environment.json --markdown docs/peers.md
+    python -m benchmarks.speed.environment --json environment.json --markdown docs/peers.md
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from rich.console import Console
-from rich.table import Table
-from tables import markdown_table, write_between_markers  # the file beside this one
 
+from benchmarks.common.tables import about, markdown_table, show, write_between_markers
 from instructrec_rl import load_env
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.env.environment import Environment
@@ -136,19 +132,6 @@ def measure(scale: float, repeats: int) -> list[dict[str, Any]]:
 def cells(row: dict[str, Any]) -> list[str]:
     numbers = (f"{row['steps']:,}", f"{row['steps_per_cpu_s']:,.0f}", f"{row['ratio']:,.0f}x")
     return [row["environment"], row["state"], row["reward"], str(row["wide"]), *numbers]
-
-
-def about(packages: Sequence[str]) -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
-    table = Table(title=title, caption=caption)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What grows with the catalog and with the number of instructions: start, memory, an interaction, choosing an item.
 
-    python benchmarks/scaling.py --out DIR [--json scaling.json] [--markdown docs/scaling.md]
+    python -m benchmarks.speed.scaling --out DIR [--json scaling.json] [--markdown docs/scaling.md]
 
 DIR holds the environments that scaling_world.py writes (about 1 GB for a million instructions) and a cache of its own;
 every measurement is a process of its own on one thread, first with nothing cached and then again.
@@ -22,9 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scaling_world import write_world
-from tables import markdown_table, write_between_markers  # the files beside this one
+from benchmarks.common.tables import markdown_table, write_between_markers
+from benchmarks.speed.scaling_world import write_world
 
+ROOT = Path(__file__).resolve().parents[2]
 ITEMS = (60, 500, 10_000, 100_000)
 INSTRUCTIONS = (1_000, 10_000, 100_000, 1_000_000)
 FEW_ITEMS, FEW_INSTRUCTIONS = 60, 2_000  # what the other table holds still
@@ -100,9 +101,11 @@ def world(out: Path, num_items: int, num_instructions: int) -> Path:
 
 def measured(folder: Path, cache: Path, search: str, features: str, interactions: int) -> dict[str, Any]:
     """`measure` in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--measure", search, "--features", features]
+    command = [sys.executable, "-m", "benchmarks.speed.scaling", "--measure", search, "--features", features]
     command += ["--interactions", str(interactions), "--spawned", str(time.time())]
-    here = os.environ | THREADS | {"XDG_CACHE_HOME": str(cache.resolve()), "HF_HUB_OFFLINE": "1"}
+    here = (
+        os.environ | THREADS | {"XDG_CACHE_HOME": str(cache.resolve()), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    )
     done = subprocess.run(command, cwd=folder, env=here, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} in {folder} ended with {done.returncode}")

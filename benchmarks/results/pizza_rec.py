@@ -1,6 +1,6 @@
 """The figures of docs/pizza_rec.md: rewards x seeds on pizza_rec, each a whole run in its own process on one thread.
 
-    python benchmarks/pizza_rec.py --out DIR [--seeds 0 1 2] [--markdown docs/pizza_rec.md] [--readme README.md]
+    python -m benchmarks.results.pizza_rec --out DIR [--seeds 0 1 2] [--markdown docs/pizza_rec.md] [--readme README.md]
 
 Runs that DIR already holds are used again. Intervals are 95 % t-intervals over the seeds: they say how much training
 varies, not how much the test items do.
@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tables import markdown_table, write_between_markers
-from whole_runs import Result, finished, interval
+from benchmarks.common.tables import markdown_table, write_between_markers
+from benchmarks.common.whole_runs import Result, finished, interval
 
 SPLITS = ("iid", "frame", "combo", "cold", "phrase", "both")
 BASELINES = ("popularity", "neighbour", "tfidf", "centroid", "linucb", "linear_q", "ngrams", "supervised")

@@ -1,9 +1,14 @@
-"""Tables of the benchmarks: as Markdown between two markers of a docs page, so that no figure there is typed."""
+"""Tables of the benchmarks: on the screen, and between two markers of a Markdown page, so that no figure is typed."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -20,3 +25,18 @@ def write_between_markers(page: Path, name: str, text: str) -> None:
     if not found or not closed:
         raise SystemExit(f"{page}: expected the markers {first} and {last}")
     page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")
+
+
+def about(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of Python and of the packages."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
+    """Print a table, the first column to the left and the others to the right."""
+    table = Table(title=title, caption=caption)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

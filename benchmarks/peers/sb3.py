@@ -3,8 +3,8 @@
 One run, one thread. All but `plain` have the same state (the clause set), the same network (`SetNetwork`, w(s) . x(a),
 the items' features fixed) and the same evaluator, whose time is left out. docs/peers.md says what differs.
 
-    python benchmarks/sb3.py --json sb3.json --markdown docs/peers.md
-    python benchmarks/sb3.py --only ppo
+    python -m benchmarks.peers.sb3 --json sb3.json --markdown docs/peers.md
+    python -m benchmarks.peers.sb3 --only ppo
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # befo
 
 import gymnasium
 import torch
-from environment import about, show  # the script beside this one
-from sb3_adapters import OURS, Answering, AsVecEnv, ItemPreferences, ItemValues, our_network
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from tables import markdown_table, write_between_markers
 
+from benchmarks.common.tables import about, markdown_table, show, write_between_markers
+from benchmarks.peers.sb3_adapters import OURS, Answering, AsVecEnv, ItemPreferences, ItemValues, our_network
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.algorithms.loop.recorder import Recorder

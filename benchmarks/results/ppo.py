@@ -1,6 +1,6 @@
 """The figures of docs/ppo.md: PPO on pizza_rec, each a whole run in its own process on one thread.
 
-    python benchmarks/ppo.py --out DIR [--seeds 0 1 2] [--jobs 2] [--only quick long inputs]
+    python -m benchmarks.results.ppo --out DIR [--seeds 0 1 2] [--jobs 2] [--only quick long inputs]
                              [--markdown docs/ppo.md] [--readme README.md]
 
 Runs that DIR already holds are used again. Intervals are 95 % t-intervals over the seeds: they say how much training
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables import markdown_table, write_between_markers
-from whole_runs import Result, finished, interval
+
+from benchmarks.common.tables import markdown_table, write_between_markers
+from benchmarks.common.whole_runs import Result, finished, interval
 
 SPLITS = ("iid", "frame", "combo", "phrase", "both", "cold")
 REGULAR = ("iid", "frame", "combo")

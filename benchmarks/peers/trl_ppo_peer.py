@@ -3,7 +3,7 @@
 Its reward "model" is our reward: it decodes what was written and asks the environment. Its value model is a copy of the
 policy's trunk with a scalar head that starts at zero, as our `critic=separate`.
 
-    TRL_EXPERIMENTAL_SILENCE=1 python benchmarks/trl_ppo_peer.py WARM_START RESULT.json --seed 0 --episodes 8192
+    TRL_EXPERIMENTAL_SILENCE=1 python -m benchmarks.peers.trl_ppo_peer WARM_START RESULT.json --seed 0 --episodes 8192
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy as np
 import torch
 import trl
 from datasets import Dataset
-from ppo_setup import Meter, Start, load_start, settings, validation  # first: it sets the threads
 from torch import Tensor, nn
 from transformers import LlamaForSequenceClassification, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
+from benchmarks.peers.ppo_setup import Meter, Start, load_start, settings, validation  # first: it sets the threads
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.policies.language.prompts import write_prompts
 

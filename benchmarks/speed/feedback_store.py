@@ -1,6 +1,6 @@
 """The table of the store's speed in docs/feedback.md.
 
-python benchmarks/feedback_store.py [--lines 100000] [--markdown docs/feedback.md]
+python -m benchmarks.speed.feedback_store [--lines 100000] [--markdown docs/feedback.md]
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tables import markdown_table, write_between_markers
-
+from benchmarks.common.tables import markdown_table, write_between_markers
 from instructrec_rl.feedback.store import Store, append
 
 

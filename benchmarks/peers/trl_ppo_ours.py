@@ -1,6 +1,6 @@
 """One run of our trainer for trl_ppo.py: writes what it came to as JSON.
 
-python benchmarks/trl_ppo_ours.py WARM_START RESULT.json --seed 0 --episodes 8192 --critic separate
+python -m benchmarks.peers.trl_ppo_ours WARM_START RESULT.json --seed 0 --episodes 8192 --critic separate
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ppo_setup import Meter, load_start, settings, validation  # first: it sets the threads
 from transformers import PrinterCallback, TrainerCallback
 
+from benchmarks.peers.ppo_setup import Meter, load_start, settings, validation  # first: it sets the threads
 from instructrec_rl.algorithms.language.critic import attach
 from instructrec_rl.algorithms.language.trainer import PolicyTrainer
 from instructrec_rl.core.files import write_json_atomic

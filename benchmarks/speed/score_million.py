@@ -1,6 +1,6 @@
 """Time and memory of `instructrec-rl score` on a million pairs, as a fresh process.
 
-python benchmarks/score_million.py --reward rouge --pairs 1000000
+python -m benchmarks.speed.score_million --reward rouge --pairs 1000000
 """
 
 from __future__ import annotations

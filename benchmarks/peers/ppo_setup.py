@@ -21,8 +21,8 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from whole_runs import finished  # the script beside this one
 
+from benchmarks.common.whole_runs import finished
 from instructrec_rl import load_env
 from instructrec_rl.algorithms.language.stage_files import GENERATOR
 from instructrec_rl.config.schema import PolicyConfig, PPOConfig

@@ -3,7 +3,7 @@
 Everything is in one run, on one thread. The peer has a virtual environment of its own: TRL 1.12 laid over this one's
 packages, so that all else has the same version. docs/peers.md says what is equal and what differs.
 
-    python benchmarks/trl_ppo.py --json trl_ppo.json --markdown docs/peers.md
+    python -m benchmarks.peers.trl_ppo --json trl_ppo.json --markdown docs/peers.md
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import about, show  # the scripts beside this one
-from ppo_setup import settings, warm_start
-from tables import markdown_table, write_between_markers
-from whole_runs import interval
 
+from benchmarks.common.tables import about, markdown_table, show, write_between_markers
+from benchmarks.common.whole_runs import interval
+from benchmarks.peers.ppo_setup import settings, warm_start
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.encoders.cache import cache_folder
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 TRL = "1.12.0"
 COLUMNS = ("trainer", "final reward", "less TRL's", "validation", "CPU-ms an episode", "peak MB", "of it training's")
 CONTENDERS = {
@@ -55,8 +54,8 @@ def peer_python(folder: Path) -> Path:
 def contend(python: Path, script: str, options: Sequence[str], result: Path) -> dict[str, Any]:
     """What one run came to, in a process of its own; with --resume, read where an earlier call left it."""
     if not result.exists():
-        command = [str(python), str(HERE / f"trl_ppo_{script}.py"), *options]
-        environment = {**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONPATH": str(HERE.parent)}
+        command = [str(python), "-m", f"benchmarks.peers.trl_ppo_{script}", *options]
+        environment = {**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONPATH": str(ROOT)}
         with result.with_suffix(".log").open("w") as log:
             subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
     return json.loads(result.read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """The figures of docs/smollm2.md: SmolLM2-135M-Instruct with LoRA on a task of Super-NaturalInstructions.
 
-    python benchmarks/superni.py --data FOLDER --out DIR [--seeds 0 1 2] [--markdown docs/smollm2.md] [OPTION=VALUE ...]
+    python -m benchmarks.results.superni --data FOLDER --out DIR [--seeds 0 1 2] [--markdown docs/smollm2.md]
+        [OPTION=VALUE ...]
 
 FOLDER holds the published task files (task1147_country_currency.json by default), which are not part of this project:
 the environment that is made of one is written below DIR. Items are the distinct outputs, an instruction is the task's
@@ -17,9 +18,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tables import markdown_table, write_between_markers
-from whole_runs import Result, finished, interval, peak_mb
-
+from benchmarks.common.tables import markdown_table, write_between_markers
+from benchmarks.common.whole_runs import Result, finished, interval, peak_mb
 from instructrec_rl.core.files import read_jsonl, read_yaml, write_text_atomic
 
 TASK = "task1147_country_currency"

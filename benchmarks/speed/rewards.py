@@ -1,6 +1,6 @@
 """Rewards against the reference implementations called the usual way: CPU-seconds, one run, one thread.
 
-python benchmarks/rewards.py [--json FILE] [--markdown docs/rewards.md] [--repeats N]
+python -m benchmarks.speed.rewards [--json FILE] [--markdown docs/rewards.md] [--repeats N]
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tables import markdown_table, write_between_markers  # the file beside this one
 
+from benchmarks.common.tables import markdown_table, write_between_markers
 from instructrec_rl import load_reward
 from instructrec_rl.core import Batch
 from instructrec_rl.core.files import write_json_atomic
@@ -98,7 +98,9 @@ def forget() -> None:
 def evaluates_metric(config_name: str) -> Any:
     import evaluate
 
-    return evaluate.load(str(Path(__file__).with_name("evaluate_metric.py")), config_name, keep_in_memory=True)
+    return evaluate.load(
+        str(Path(__file__).resolve().parents[1] / "peers" / "evaluate_metric.py"), config_name, keep_in_memory=True
+    )
 
 
 def evaluates(config_name: str, **options: Any) -> Scores:

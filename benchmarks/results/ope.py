@@ -1,6 +1,6 @@
 """The table of off-policy estimates in docs/ope.md: synthetic logged bandit data whose truth is known.
 
-    python benchmarks/ope.py [--seeds 100] [--first 0] [--markdown docs/ope.md]
+    python -m benchmarks.results.ope [--seeds 100] [--first 0] [--markdown docs/ope.md]
 
 Each seed draws a world: contexts x ~ N(0, I_5), 10 actions, P(reward = 1 | x, a) = sigmoid(x . u_a + b_a). The logging
 policy is softmax(x . l_a) with l of its own, the policy judged softmax(2 (x . u_a + b_a)), so it prefers what is
@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from tables import markdown_table, write_between_markers
 
+from benchmarks.common.tables import markdown_table, write_between_markers
 from instructrec_rl.commands.ope.estimators import Evaluation, estimate
 from instructrec_rl.commands.ope.regression import cross_fit
 

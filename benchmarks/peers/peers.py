@@ -3,9 +3,9 @@
 The scripts rewrite the tables of their pages, and their figures go to JSON files below --out. At the end stand the
 headline ratios of all the JSON files there. A script that fails does not stop the others, but the exit code is then 1.
 
-    python benchmarks/peers.py --out runs/peers
-    python benchmarks/peers.py --out runs/peers --only sb3 encoder
-    python benchmarks/peers.py --out /tmp/peers --quick
+    python -m benchmarks.peers.peers --out runs/peers
+    python -m benchmarks.peers.peers --out runs/peers --only sb3 encoder
+    python -m benchmarks.peers.peers --out /tmp/peers --quick
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import show  # the script beside this one
 
-HERE = Path(__file__).resolve().parent
+from benchmarks.common.tables import show
+
+ROOT = Path(__file__).resolve().parents[2]
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Headlines = Iterator[tuple[str, str]]  # what is compared, and the ratio in words
 
@@ -78,26 +79,26 @@ def faster(ratio: float) -> str:
     return f"{ratio:,.1f}x as fast"
 
 
-# name -> the page with its table, what --quick adds, how its headlines are read
-SCRIPTS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Headlines]]] = {
-    "environment": ("peers", "--scale .01 --repeats 1", environment),
-    "encoder": ("encoder", "--texts 10 --repeats 1", encoder),
-    "rewards": ("rewards", "--pairs 128 --repeats 1", rewards),
-    "sb3": ("peers", "--stock-budget 1 --batched-budget 1", sb3),
-    "trl_ppo": ("peers", "--seeds 1 --episodes 256", trl_ppo),
-    "ppo_limit": ("peers", "--episodes 256 --rounds 1", ppo_limit),
+# name -> its folder, the page with its table, what --quick adds, how its headlines are read
+SCRIPTS: dict[str, tuple[str, str, str, Callable[[dict[str, Any]], Headlines]]] = {
+    "environment": ("speed", "peers", "--scale .01 --repeats 1", environment),
+    "encoder": ("speed", "encoder", "--texts 10 --repeats 1", encoder),
+    "rewards": ("speed", "rewards", "--pairs 128 --repeats 1", rewards),
+    "sb3": ("peers", "peers", "--stock-budget 1 --batched-budget 1", sb3),
+    "trl_ppo": ("peers", "peers", "--seeds 1 --episodes 256", trl_ppo),
+    "ppo_limit": ("speed", "peers", "--episodes 256 --rounds 1", ppo_limit),
 }
 
 
 def run(name: str, out: Path, quick: bool) -> int:
     """One script's exit code. Its output is shown as it comes."""
-    page, budget, _ = SCRIPTS[name]
-    options = budget.split() if quick else ["--markdown", str(HERE.parent / "docs" / f"{page}.md")]
+    folder, page, budget, _ = SCRIPTS[name]
+    options = budget.split() if quick else ["--markdown", str(ROOT / "docs" / f"{page}.md")]
     if "ppo" in name:
         options += ["--runs", str(out / "ppo")]  # both start from the same warm start
-    command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(out / f"{name}.json"), *options]
+    command = [sys.executable, "-m", f"benchmarks.{folder}.{name}", "--json", str(out / f"{name}.json"), *options]
     print("$", *command, flush=True)
-    paths = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(command, env=os.environ | dict.fromkeys(THREADS, "1") | {"PYTHONPATH": paths}).returncode
 
 
@@ -119,7 +120,7 @@ def main() -> None:
 def report(out: Path) -> None:
     """The headline ratios of every JSON file in `out`."""
     lines = []
-    for name, (_, _, headlines) in SCRIPTS.items():
+    for name, (_, _, _, headlines) in SCRIPTS.items():
         if (out / f"{name}.json").exists():
             found = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
             versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())

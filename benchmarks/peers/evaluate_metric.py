@@ -1,7 +1,7 @@
 """What `evaluate`'s own rouge, sacrebleu and chrf scripts do, as a metric to load by path: they are on the hub, which
 is never asked. One object of the reference implementation scores all rows of a call.
 
-evaluate.load("benchmarks/evaluate_metric.py", "rouge").compute(predictions=[...], references=[...])
+evaluate.load("benchmarks/peers/evaluate_metric.py", "rouge").compute(predictions=[...], references=[...])
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""docs/benchmarks.md: the tables of the benches whose results are kept in benchmarks/results.
+"""docs/benchmarks.md: the tables of the benches whose results are kept in benchmarks/kept.
 
-    python benchmarks/benches.py [--keep BENCH_FOLDER ...]
+    python -m benchmarks.results.benches [--keep BENCH_FOLDER ...]
 
 A result file is a bench's report.json: every score of every run, of which the tables are made anew. --keep takes one
 out of a bench's folder first, under the folder's name.
@@ -21,19 +21,19 @@ from instructrec_rl.report.several_runs.results import Results, read_results, wr
 from instructrec_rl.report.several_runs.sections import sections_of
 from instructrec_rl.run.screen import duration
 
-ROOT = Path(__file__).parents[1]
-KEPT = ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "benchmarks" / "kept"
 PAGE = ROOT / "docs" / "benchmarks.md"
 SHOWN = ("Leaderboard", "Which differences are shown", "Every split", "Cost against quality", "Where they fail")
 INTRODUCTION = """# Benchmark results
 
 Full tables of the bundled [benches](bench.md). This page is written by a command, from the result files in
-`benchmarks/results`, which hold every score of every run; nothing here is typed:
+`benchmarks/kept`, which hold every score of every run; nothing here is typed:
 
-    python benchmarks/benches.py
+    python -m benchmarks.results.benches
 
 How intervals and p-values are made, and what they do not cover, is in [statistics](statistics.md).
-`instructrec-rl report benchmarks/results/NAME.json --out DIR` shows one as a page with figures and with answers side by
+`instructrec-rl report benchmarks/kept/NAME.json --out DIR` shows one as a page with figures and with answers side by
 side. Comparisons with other programs are in [peers](peers.md).
 """
 
