@@ -39,7 +39,7 @@ LEVELS: list[list[str]] = [
     ["config", "overrides", "embedding_cache", "encoder_model", "features", "fingerprints", "run_folder", "tokens"],
     ["rewards", "encoder", "experiment_files", "launchers", "statistics"],
     ["comparisons", "seed_curves"],
-    ["reward_parts", "metric_adapter", "feedback", "feedback.schema", "env", "env.states"],
+    ["reward_parts", "metric_adapter", "feedback", "feedback.folders", "feedback.schema", "env", "env.states"],
     ["networks", "item_search", "feedback.store", "feedback.versions", "feedback.judgements", "feedback.pair_features"],
     ["feedback.annotators", "feedback.interaction", "feedback.novelty", "feedback.ridge", "feedback.agreement"],
     ["feedback.quality", "feedback.exports", "feedback.imports"],
