@@ -16,7 +16,7 @@ from instructrec_rl.core import InputError, nearest
 from instructrec_rl.feedback import exports, imports, quality
 from instructrec_rl.feedback.schema import MAX_LINE_BYTES, dump, json_schema
 from instructrec_rl.feedback.store import Store
-from instructrec_rl.files import write_jsonl_atomic
+from instructrec_rl.files import find_envs, write_jsonl_atomic
 
 ACTIONS = {
     "check": "read all feedback and name every bad line (exit code 2 where there is one)",
@@ -89,6 +89,8 @@ def _check(argv: list[str]) -> int:
     good = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
     print(f"{len(store.paths):,} files, {len(store.entries):,} good lines, {len(store.problems):,} bad")
     print(f"what counts: {good}")
+    for words in quality.of_unknown_envs(store.records, find_envs()):
+        print(words)
     if store.num_duplicates:
         print(f"ids that were there twice: {store.num_duplicates:,}")
     for path in store.waiting:
@@ -146,8 +148,12 @@ def _learned(records: Sequence[Any], name: str, env: Any) -> tuple[dict[str, flo
         ]
     encoder = load_encoder() if env is None else env.encoder
     fitted = learn(judged, encoder, items, interaction="never")
-    found = cross_validate(judged, lambda part: learn(part, encoder, items))
-    return dict(zip(judged.annotators, fitted.trust.tolist())), found.lines()
+    honest = dict(zip(judged.annotators, fitted.trust.tolist()))
+    try:
+        found = cross_validate(judged, lambda part: learn(part, encoder, items))
+    except InputError as error:  # of few instructions and responses a fold may hold nearly all
+        return honest, [f"learned reward: it cannot be validated, as without a fold {error.reason}"]
+    return honest, found.lines()
 
 
 def _print_annotators(found: Iterable[quality.Annotator]) -> None:
