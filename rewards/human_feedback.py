@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.core import Batch, InputError
+from instructrec_rl.core.files import find_envs
 from instructrec_rl.core.options import option
 from instructrec_rl.encoders.bert import load_encoder
 from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.feedback.learned.annotators import aggregate, standardise
+from instructrec_rl.feedback.learned.cross_validation import against_length, worse_than_length
 from instructrec_rl.feedback.learned.judgements import Judgements, collect
 from instructrec_rl.feedback.learned.model import MIN_JUDGEMENTS, LearnedReward, learn
+from instructrec_rl.feedback.quality import of_unknown_envs
 from instructrec_rl.feedback.schema import Record
 from instructrec_rl.feedback.store import Store
 from instructrec_rl.feedback.versions import Versions
@@ -61,6 +65,7 @@ class Reward:
         self._counts = np.zeros(len(SOURCES), dtype=np.int64)
         self._refuse_nothing()
         self._take(self.store.records, self.store.version)
+        self._say_what_is_amiss()
 
     def _refuse_nothing(self) -> None:
         where = ", ".join(map(str, self.store.folders))
@@ -71,9 +76,24 @@ class Reward:
                 f"with `instructrec-rl annotate env={self.context.env or 'NAME'}`, or put lines such as {EXAMPLE} "
                 "into rewards/feedback/you.jsonl"
             )
+        if all(record.confidence == 0 for record in self.store.records):
+            raise InputError(f"all feedback in {where} has the confidence 0, which counts for nothing")
         if not len(self._judge(self.store.records)):
             named = sorted({record.env for record in self.store.records})
             raise InputError(f'no feedback in {where} is of env "{self.context.env}"; there is some of {named}')
+
+    def _say_what_is_amiss(self) -> None:
+        """On stderr: bad lines, feedback of environments that do not exist, and a learned reward worse than none."""
+        said = of_unknown_envs(self.store.records, [*find_envs(), self.context.env])
+        if problems := self.store.problems:
+            said.append(f"{len(problems):,} lines or files are set aside, the first is {problems[0]}; "
+                        "instructrec-rl feedback check names all")  # fmt: skip
+        if self.learned is not None:
+            accuracy, longer_wins, number = against_length(self.learned)
+            if number >= MIN_JUDGEMENTS and accuracy < longer_wins:
+                said.append(worse_than_length(accuracy, longer_wins))
+        for words in said:
+            print(f"human_feedback: {words}", file=sys.stderr, flush=True)
 
     def _judge(self, records: Sequence[Record]) -> Judgements:
         return collect(records, self.context.env, self.context.items)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_json_atomic, writing
+from instructrec_rl.core.locks import HeldError, locked
 from instructrec_rl.run.screen import main_metric
 
 if TYPE_CHECKING:
@@ -131,25 +130,17 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def only_one(out: Path) -> Iterator[IO[str]]:
+def only_one(out: Path) -> Iterator[IO[bytes]]:
     """Hold a bench's folder. The runs inherit the open file, so it is held until the last of them is gone.
 
     Raises InputError where another bench is at work in it.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    with lock:
-        end = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise InputError("another bench is at work in this folder; wait for it, or give out=DIR",
-                                     out) from None  # fmt: skip
-                time.sleep(0.1)
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(locked(out / ".lock", wait_s=LOCK_WAIT_S))
+        except HeldError:
+            said = "another bench is at work in this folder; wait for it, or give out=DIR"
+            raise InputError(said, out) from None
         yield lock
 
 

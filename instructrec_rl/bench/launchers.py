@@ -1,14 +1,14 @@
 """Where a bench's runs are carried out: as processes of this machine, or as tasks of a Ray cluster.
 
 A run is always a process of its own, with one thread, whose output goes to a log. It dies with what started it, where
-the system can see to that (Linux).
+the system can see to that (Linux). What only POSIX systems have is looked for where it is used, so that the module can
+be imported everywhere; it was never run on Windows.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -50,16 +50,16 @@ def start_process(overrides: Sequence[str], log: Path, inherited: int | None = N
     command = [sys.executable, "-m", "instructrec_rl.run", *overrides]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     environment = {**os.environ, **threads, "PYTHONUNBUFFERED": "1"}
+    apart: dict[str, Any] = {
+        "process_group": 0,
+        "pass_fds": () if inherited is None else (inherited,),
+        "preexec_fn": _before_it_runs,
+    }
+    if os.name == "nt":  # no handle is passed on there: the lock is the bench's alone
+        apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
     with log.open("ab") as output:
         return subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            pass_fds=() if inherited is None else (inherited,),
-            preexec_fn=_before_it_runs,
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **apart
         )
 
 
@@ -73,8 +73,18 @@ def _before_it_runs() -> None:
 
 def cpu_of_children() -> float:
     """CPU seconds of all child processes that were waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    try:
+        import resource
+    except ImportError:  # Windows, which does not count them: 0
+        used = os.times()
+        return used.children_user + used.children_system
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def pass_interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C for a process in a group of its own; Windows has Ctrl-Break for such a group."""
+    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
 
 
 class Local:
@@ -95,7 +105,7 @@ class Local:
 
     def interrupt(self, started: subprocess.Popen[bytes]) -> None:
         """Pass Ctrl-C on."""
-        started.send_signal(signal.SIGINT)
+        pass_interrupt(started)
 
     def kill(self, started: subprocess.Popen[bytes]) -> None:
         """End a run that did not stop when it was asked to."""
@@ -112,7 +122,7 @@ def run_on_ray(overrides: Sequence[str], log: str, folder: str, path: str) -> tu
         while process.poll() is None:  # not wait(): Ray's cancelling is felt between two lines of Python only
             time.sleep(LOOK_EVERY_S)
     except KeyboardInterrupt:  # how Ray cancels a task
-        process.send_signal(signal.SIGINT)
+        pass_interrupt(process)
         process.wait()
         raise
     return process.returncode, cpu_of_children() - before

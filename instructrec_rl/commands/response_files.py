@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,9 @@ def read_rows(predictions: Path, references: Path | None, field: str = "", refer
                 found[1], (reference_field,) if reference_field else REFERENCE_FIELDS, references, number
             )
             held = _texts(read, references, number)
-            if "id" in record and "id" in source and record["id"] != source["id"]:
-                said = f"the id is {source['id']!r}, but {predictions} has {record['id']!r} on this line"
+            if "id" in record and "id" in source and not _same(record["id"], source["id"]):
+                ours, theirs = _written(record["id"]), _written(source["id"])
+                said = f"the id is {theirs:.60}, but {predictions} has {ours:.60} on this line"
                 raise InputError(said, references, number)
         asked = record.get("instruction", source.get("instruction", ""))
         if not isinstance(asked, str):
@@ -97,6 +99,17 @@ def _value(value: Any, fields: tuple[str, ...], path: Path, number: int) -> tupl
             return value[key], value
     wanted = " or ".join(f'"{key}"' for key in fields)
     raise InputError(f"has no field {wanted}.{nearest(fields[0], map(str, value))}", path, number)
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Whether two ids are written alike: 1, 1.0, true and "1" are four ids, while Python says 1 == True == 1.0."""
+    if isinstance(ours, str) and isinstance(theirs, str):
+        return ours == theirs
+    return _written(ours) == _written(theirs)
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _texts(value: Any, path: Path, number: int) -> list[str]:

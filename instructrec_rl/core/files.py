@@ -250,7 +250,7 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 def append_bytes(path: Path, data: bytes) -> None:
     """Add whole lines by a single `os.write` in append mode. Raises InputError where the disk refuses."""
     with writing(path):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         try:
             written = os.write(handle, data)
         finally:

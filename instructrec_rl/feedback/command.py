@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -12,9 +13,9 @@ from typing import Any
 
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.command_line import DONE, WRONG_INPUT, Parser
-from instructrec_rl.core.files import write_jsonl_atomic
+from instructrec_rl.core.files import find_envs, write_jsonl_atomic
 from instructrec_rl.feedback import exports, imports, quality
-from instructrec_rl.feedback.schema import dump, json_schema
+from instructrec_rl.feedback.schema import MAX_LINE_BYTES, dump, json_schema
 from instructrec_rl.feedback.store import Store
 
 ACTIONS = {
@@ -88,6 +89,8 @@ def _check(argv: list[str]) -> int:
     good = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
     print(f"{len(store.paths):,} files, {len(store.entries):,} good lines, {len(store.problems):,} bad")
     print(f"what counts: {good}")
+    for words in quality.of_unknown_envs(store.records, find_envs()):
+        print(words)
     if store.num_duplicates:
         print(f"ids that were there twice: {store.num_duplicates:,}")
     for path in store.waiting:
@@ -145,8 +148,12 @@ def _learned(records: Sequence[Any], name: str, env: Any) -> tuple[dict[str, flo
         ]
     encoder = load_encoder() if env is None else env.encoder
     fitted = learn(judged, encoder, items, interaction="never")
-    found = cross_validate(judged, lambda part: learn(part, encoder, items))
-    return dict(zip(judged.annotators, fitted.trust.tolist())), found.lines()
+    honest = dict(zip(judged.annotators, fitted.trust.tolist()))
+    try:
+        found = cross_validate(judged, lambda part: learn(part, encoder, items))
+    except InputError as error:  # of few instructions and responses a fold may hold nearly all
+        return honest, [f"learned reward: it cannot be validated, as without a fold {error.reason}"]
+    return honest, found.lines()
 
 
 def _print_annotators(found: Iterable[quality.Annotator]) -> None:
@@ -194,12 +201,24 @@ def _merge(argv: list[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, help="the file to write; it must not be there yet")
     arguments = parser.parse_args(argv)
     store = _store(arguments.paths)
-    lines = [dump(record) for record in sorted(store.records, key=lambda record: (record.ts, record.id))]
+    lines, too_long = [], []
+    for record in sorted(store.records, key=lambda record: (record.ts, record.id)):
+        line = dump(record)
+        size = len(json.dumps(line, ensure_ascii=False).encode())
+        if size <= MAX_LINE_BYTES:
+            lines.append(line)
+        else:  # with its id and kind, which the line that was read need not have had
+            too_long.append((record.id, size))
     _write(arguments.out, lines)
-    left = len(store.entries) - len(lines)
+    places = {entry.record.id: entry.order for entry in store.entries} if too_long else {}
+    for id, size in too_long:
+        where = f"{_shown(Path(places[id][2]))}:{places[id][3]}"
+        print(f"{where}: is not merged: it would be a line of {size:,} bytes, at most {MAX_LINE_BYTES:,} are read",
+              file=sys.stderr)  # fmt: skip
+    left = len(store.entries) - len(lines) - len(too_long)
     print(f"{arguments.out}: {len(lines):,} records; {left:,} that no longer count and {len(store.problems):,} bad "
           "lines were left out")  # fmt: skip
-    return DONE
+    return WRONG_INPUT if too_long else DONE
 
 
 def _export(argv: list[str]) -> int:
@@ -223,16 +242,59 @@ def _import(argv: list[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, help="the feedback file to write; it must not be there yet")
     parser.add_argument("--env", default="", help="the environment that the feedback is of (default: any)")
     parser.add_argument("--annotator", default="", help="who, for rows that name no one")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--scale", action="append", default=[], metavar="[QUESTION=]LOW,HIGH",
+                        help="the lowest and highest rating (default: 1,5), of one question or of all")  # fmt: skip
+    for flag, about in (("question", "read its answers alone"), ("correction", "its answers are the right response")):
+        parser.add_argument(f"--{flag}", action="append", default=[], metavar="NAME",
+                            help=f"of argilla and label-studio: {about}; again for another")  # fmt: skip
+    arguments = parser.parse_args(_joined(argv))
     _known(arguments.format, imports.READERS)
-    found = imports.read(arguments.file, arguments.format, arguments.env, arguments.annotator)
+    for flag, given in (("question", arguments.question), ("correction", arguments.correction)):
+        if given and arguments.format not in imports.BY_QUESTION:
+            raise InputError(f"--{flag}: {arguments.format} has no questions; only {', '.join(imports.BY_QUESTION)}")
+    found = imports.read(
+        arguments.file,
+        arguments.format,
+        arguments.env,
+        arguments.annotator,
+        dict(_scale(text) for text in arguments.scale),
+        arguments.question,
+        arguments.correction,
+    )
     for index, reason in found.broken:
         print(f"{arguments.file}: row {index}: {reason}", file=sys.stderr)
+    for note in found.notes:
+        print(f"{arguments.file}: {note}", file=sys.stderr)
     if not found.records:
         raise InputError(f"not one row could be read as {arguments.format}", arguments.file)
     _write(arguments.out, [dump(record) for record in found.records])
-    print(f"{arguments.out}: {len(found.records):,} records; {len(found.broken):,} broken rows were left out")
+    print(
+        f"{arguments.out}: {len(found.records):,} records; {len(found.broken):,} broken rows or answers were left out"
+    )
     return DONE
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`--scale -1,1` as `--scale=-1,1`: argparse takes what begins with a dash for a flag."""
+    joined: list[str] = []
+    for text in argv:
+        if joined and joined[-1] == "--scale":
+            joined[-1] = f"--scale={text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+def _scale(text: str) -> tuple[str, imports.Scale]:
+    """`quality=0,10` as ("quality", (0.0, 10.0)); without a question under ""."""
+    question, _, ends = text.rpartition("=")
+    try:
+        low, high = (float(end) for end in ends.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (low < high and math.isfinite(low) and math.isfinite(high)):
+        raise InputError(f"--scale {text}: expected the lowest and the highest rating, such as 0,10 or quality=-1,1")
+    return question, (low, high)
 
 
 def _simulate(argv: list[str]) -> int:

@@ -2,81 +2,208 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from instructrec_rl.core import InputError
-from instructrec_rl.feedback.schema import Record, make_record
+from instructrec_rl.core import InputError, nearest
+from instructrec_rl.core.files import read_bytes
+from instructrec_rl.core.strict_json import parse_json
+from instructrec_rl.feedback.annotation_tools import ASKED, Answer, Found, Questions, from_argilla, from_label_studio
+from instructrec_rl.feedback.dialogues import from_hh, from_preference, from_unpaired
+from instructrec_rl.feedback.schema import MAX_LINE_BYTES, Record, dump, make_record
+from instructrec_rl.feedback.store import item_key
 
-ASKED = ("instruction", "prompt", "question", "text")  # the field that holds the instruction, in this order
-ANSWERED = ("response", "completion", "answer", "output", "generation")
 FIRST, SECOND = ("response1", "response_1", "response_a", "text1"), ("response2", "response_2", "response_b", "text2")
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-UP, DOWN = {"up", "yes", "good", "true", "1", "thumbs up"}, {"down", "no", "bad", "false", "0", "thumbs down"}
+DEFAULT_SCALE = (1.0, 5.0)
+# What a list of rows is cut at. A quote that begins no whole text stands alone, and means that the list is broken.
+TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
 
 Fields = dict[str, Any]
+Scale = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """records: what was read; broken: (row from 0, reason) of the rows that were not."""
+    """records: what was read; broken: (row from 0, reason) of each row and answer that was not; notes: what else to
+    know."""
 
     records: list[Record]
     broken: list[tuple[int, str]]
+    notes: list[str] = field(default_factory=list)
 
 
-def read(path: Path, form: str, env: str = "", annotator: str = "") -> Imported:
+def read(
+    path: Path,
+    form: str,
+    env: str = "",
+    annotator: str = "",
+    scales: Mapping[str, Scale] | None = None,
+    questions: Iterable[str] = (),
+    corrections: Iterable[str] = (),
+) -> Imported:
     """Read a file in a format (a key of READERS).
 
-    A row that is broken is set aside with its index, and never stops the rest. Ids are hashes of the file's name, the
-    row's index and the place within it, so that a file imported twice counts once. env, annotator: for rows that name
-    none. Raises InputError for a file that is not a JSON list or JSONL at all.
+    A row or answer that is broken is set aside with the row's index, and never stops the rest. Ids are hashes of what
+    is said, so that a file imported twice counts once, and files of one name do not collide. env, annotator: for rows
+    that name none. scales: (lowest, highest) rating of a question, under "" of all others (default: 1 to 5). questions:
+    of Argilla and Label Studio, the only ones to read; corrections: those whose answers are the right response.
+    Raises InputError for a file that is not a JSON list or JSONL at all, for a rating outside its question's scale, and
+    for a question that no row has.
     """
-    records: list[Record] = []
+    said = Questions(frozenset(questions), frozenset(corrections))
     broken: list[tuple[int, str]] = []
+    made: list[tuple[int, Answer, Record]] = []
     for index, row in _rows(path):
-        try:
-            if isinstance(row, InputError):
-                raise row
-            if not isinstance(row, dict):
-                raise InputError("expected an object")
-            made = []
-            for place, fields in enumerate(READERS[form](row)):
-                source = f"{path.name}:{form}:{index}:{place}".encode()
-                given = {"id": hashlib.sha256(source).hexdigest()[:16], "env": env}
-                given |= {"annotator": annotator} if annotator else {}
-                made.append(make_record(given | {key: value for key, value in fields.items() if value is not None}))
-            records += made
-        except InputError as error:
-            broken.append((index, error.reason))
-        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-            broken.append((index, f"not in the form of {form}: {type(error).__name__}: {error}"))
-    return Imported(records, broken)
+        for found in _read_row(row, form, said):
+            try:
+                if isinstance(found, InputError):
+                    raise found
+                fields = {"env": env, **({"annotator": annotator} if annotator else {})}
+                fields |= {key: value for key, value in found.fields.items() if value is not None}
+                _set_scale(fields, found.question, scales or {}, path, index)
+                made.append((index, found, _record(fields)))
+            except _OutsideError:
+                raise
+            except InputError as error:
+                broken.append((index, error.reason))
+    if form in BY_QUESTION:
+        _check_questions(said, scales or {}, path)
+    return _concluded(made, broken, said)
+
+
+class _OutsideError(InputError):
+    """A rating outside its question's scale: all others of the question mean something else than was thought."""
+
+
+def _read_row(row: Any, form: str, questions: Questions) -> Found:
+    """The answers of a row, and an InputError for each that is broken."""
+    try:
+        if isinstance(row, InputError):
+            raise row
+        if not isinstance(row, dict):
+            raise InputError("expected an object")
+        if form in BY_QUESTION:
+            yield from BY_QUESTION[form](row, questions)
+        else:
+            for fields in BY_ROW[form](row):
+                yield fields if isinstance(fields, InputError) else Answer("", fields)
+    except InputError as error:
+        yield error
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        yield InputError(f"not in the form of {form}: {type(error).__name__}: {error}")
+
+
+def _set_scale(fields: Fields, question: str, scales: Mapping[str, Scale], path: Path, index: int) -> None:
+    if fields["kind"] != "rating" or "scale" in fields:
+        return
+    given = scales.get(question, scales.get(""))
+    low, high = given or DEFAULT_SCALE
+    rating = fields["rating"]
+    if isinstance(rating, int | float) and not isinstance(rating, bool) and not low <= rating <= high:
+        of = f"{question}: " if question else ""
+        named = f"{question}=" if question and "=" not in question else ""
+        hint = "" if given else f"; say the question's scale: --scale {named}LOWEST,HIGHEST"
+        raise _OutsideError(
+            f"row {index}: {of}the rating {rating:g} is outside {low:g} to {high:g}{hint}; nothing was imported", path
+        )
+    fields["scale"] = [low, high]
+
+
+def _record(fields: Fields) -> Record:
+    record = make_record(fields)
+    size = len(json.dumps(dump(record), ensure_ascii=False).encode())
+    if size > MAX_LINE_BYTES:
+        raise InputError(f"would be a line of {size:,} bytes, at most {MAX_LINE_BYTES:,} are read")
+    return record
+
+
+def _check_questions(said: Questions, scales: Mapping[str, Scale], path: Path) -> None:
+    given = {"--question": said.only, "--correction": said.corrections, "--scale": set(scales) - {""}}
+    for flag, names in given.items():
+        for name in sorted(names - said.seen):
+            raise InputError(f'{flag}: there is no question "{name}".{nearest(name, said.seen)}', path)
+
+
+def _concluded(made: list[tuple[int, Answer, Record]], broken: list[tuple[int, str]], questions: Questions) -> Imported:
+    """Each record once; numbers that named one of two responses set aside where others of the question cannot have."""
+    doubtful = {name for name, numbers in questions.numbers.items() if numbers - {"1", "2"}}
+    records: dict[str, Record] = {}
+    by_item: dict[tuple[Any, ...], str] = {}
+    several: set[tuple[str, str, str]] = set()
+    same = 0
+    for index, answer, record in made:
+        if answer.by_number and answer.question in doubtful:
+            numbers = ", ".join(sorted(questions.numbers[answer.question]))
+            said = f"{answer.question}: cannot tell which of two responses a number names among {numbers}"
+            broken.append((index, said))
+            continue
+        same += record.id in records and records[record.id] == record
+        records.setdefault(record.id, record)
+        before = by_item.setdefault(item_key(record), answer.question)
+        if before != answer.question:
+            several.add((before, answer.question, record.kind))
+    notes = [
+        f'the questions "{one}" and "{other}" both gave a {kind} of one response by one annotator, of which the newest '
+        "counts; choose one with --question NAME"
+        for one, other, kind in sorted(several)
+    ]
+    if same:
+        notes.append(f"{same:,} answers said the same of the same as another by the same annotator, and count once")
+    return Imported(list(records.values()), sorted(broken, key=lambda each: each[0]), notes)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(index, row) of a JSON list, or of JSONL; a line that is broken comes as its InputError."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read: {(error.strerror or str(error)).lower()}", path) from error
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", path) from error
-    if text.lstrip().startswith("["):
-        try:
-            yield from enumerate(json.loads(text))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"broken JSON: {error}", path) from error
+    """(index, row) of a JSON list, or of JSONL; a row that is broken comes as its InputError."""
+    data = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    if data.lstrip().startswith(b"["):
+        yield from enumerate(_list_of_rows(data, path))
         return
-    for index, line in enumerate(line for line in text.split("\n") if line.strip()):
-        try:
-            yield index, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield index, InputError(f"broken JSON: {error}")
+    lines = enumerate(data.split(b"\n"), 1)
+    for index, (number, line) in enumerate(each for each in lines if each[1].strip()):
+        yield index, _parsed(line, path, number)
+
+
+def _list_of_rows(data: bytes, path: Path) -> list[Any]:
+    """The rows of a list. Where the whole cannot be read, each by itself, so that a broken one is lost alone."""
+    try:
+        rows = parse_json(data, path)
+        assert isinstance(rows, list)
+        return rows
+    except InputError:
+        pieces = _cut(data)
+        if pieces is None:
+            raise
+        return [_parsed(piece, path, None) for piece in pieces]
+
+
+def _cut(data: bytes) -> list[bytes] | None:
+    """The rows of a list as text, None where its brackets and quotes do not close."""
+    pieces: list[bytes] = []
+    depth = start = 0
+    for token in TOKEN.finditer(data):
+        mark = token[0]
+        if mark == b'"' or (depth == 0 and (mark != b"[" or pieces)):
+            return None
+        if mark in (b"[", b"{"):
+            depth += 1
+            start = token.end() if depth == 1 else start
+        elif mark in (b"]", b"}"):
+            depth -= 1
+        if (depth == 1 and mark == b",") or (depth == 0 and mark == b"]"):
+            pieces.append(data[start : token.start()])
+            start = token.end()
+    return pieces if depth == 0 and pieces and not data[start:].strip() else None
+
+
+def _parsed(data: bytes, path: Path, line: int | None) -> Any:
+    try:
+        return parse_json(data, path, line)
+    except InputError as error:
+        return error
 
 
 def _text(row: Fields, names: tuple[str, ...]) -> str:
@@ -84,63 +211,11 @@ def _text(row: Fields, names: tuple[str, ...]) -> str:
         if name in row:
             if not isinstance(row[name], str):
                 raise InputError(f"{name}: expected text, got {row[name]!r:.60}")
-            return row[name]
+            return str(row[name])
     raise InputError(f"has none of the fields {', '.join(names)}")
 
 
-def _kept(row: Fields) -> Fields:
-    """What our own exports add to a row."""
-    kept = {key: row[key] for key in ("id", "annotator", "env", "ts") if isinstance(row.get(key), str)}
-    return {key: value for key, value in kept.items() if value}
-
-
-def _from_preference(row: Fields) -> Iterator[Fields]:
-    prompt, chosen, rejected = (_said(row, name) for name in ("prompt", "chosen", "rejected"))
-    about, kind = _kept(row), row.get("kind")
-    if kind == "correction":
-        yield {"kind": kind, "instruction": prompt, "response": rejected, "corrected": chosen, **about}
-        return
-    if kind in ("ranking", "rating"):  # one of several rows of a record
-        about["id"] = hashlib.sha256(f"{about.get('id')}\0{chosen}\0{rejected}".encode()).hexdigest()[:16]
-    yield {"kind": "preference", "instruction": prompt, "chosen": chosen, "rejected": rejected, **about}
-
-
-def _said(row: Fields, name: str) -> str:
-    """A text, or in the conversational form the last message's."""
-    value = row.get(name)
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1].get("content")
-    if not isinstance(value, str):
-        raise InputError(f"{name}: expected text, got {value!r:.60}")
-    return value
-
-
-def _from_unpaired(row: Fields) -> Iterator[Fields]:
-    prompt, completion, about = _said(row, "prompt"), _said(row, "completion"), _kept(row)
-    if row.get("kind") == "rating" and "rating" in row:
-        more = {"rating": row["rating"], "scale": row.get("scale")}
-        yield {"kind": "rating", "instruction": prompt, "response": completion, **more, **about}
-    else:
-        yield {"kind": "thumbs", "instruction": prompt, "response": completion, "up": row["label"], **about}
-
-
-def _from_hh(row: Fields) -> Iterator[Fields]:
-    """The dialogue up to the last turn of the assistant is the instruction; both must share it."""
-    chosen, rejected = _text(row, ("chosen",)), _text(row, ("rejected",))
-    asked, found, good = chosen.rpartition(ASSISTANT)
-    other, _, bad = rejected.rpartition(ASSISTANT)
-    if not found or asked != other:
-        same = next((k for k, (a, b) in enumerate(zip(chosen, rejected)) if a != b), 0)
-        asked, found, _ = chosen[:same].rpartition(ASSISTANT)
-        if not found:
-            raise InputError('chosen and rejected share no dialogue that ends in "\\n\\nAssistant:"')
-        good, bad = chosen[len(asked) + len(found) :], rejected[len(asked) + len(found) :]
-    if asked.count(HUMAN) == 1:
-        asked = asked.replace(HUMAN, "")
-    yield {"kind": "preference", "instruction": asked.strip(), "chosen": good.strip(), "rejected": bad.strip()}
-
-
-def _from_pandalm(row: Fields) -> Iterator[Fields]:
+def _from_pandalm(row: Fields) -> Iterator[Fields | InputError]:
     """Votes 1, 2 or 0 (a tie) of annotator1, annotator2, ...; `input` follows the instruction."""
     asked = _text(row, ASKED)
     if isinstance(row.get("input"), str) and row["input"].strip():
@@ -150,85 +225,23 @@ def _from_pandalm(row: Fields) -> Iterator[Fields]:
     if not votes:
         raise InputError("has no field annotator1")
     for name, vote in votes.items():
-        if vote not in (0, 1, 2) or isinstance(vote, bool):
-            raise InputError(f"{name}: expected 0, 1 or 2, got {vote!r:.60}")
+        if type(vote) is not int or vote not in (0, 1, 2):
+            yield InputError(f"{name}: expected 0, 1 or 2, got {vote!r:.60}")
+            continue
         chosen, rejected = (second, first) if vote == 2 else (first, second)
         tie = {"tie": True} if vote == 0 else {}
-        yield {
-            "kind": "preference",
-            "annotator": name,
-            "instruction": asked,
-            "chosen": chosen,
-            "rejected": rejected,
-        } | tie
+        texts = {"instruction": asked, "chosen": chosen, "rejected": rejected}
+        yield {"kind": "preference", "annotator": name, **texts, **tie}
 
 
-def _answers(fields: Fields, value: Any, name: str, scale: list[float] | None = None) -> Fields:
-    """What one answer to a question says of a row's texts, by the answer's form."""
-    asked = _text(fields, ASKED)
-    if isinstance(value, list) and value and isinstance(value[0], dict) and "rank" in value[0]:
-        ordered = [_text(fields, (one["value"],)) for one in sorted(value, key=lambda one: one["rank"])]
-        return {"kind": "ranking", "instruction": asked, "responses": ordered}
-    if isinstance(value, bool):
-        return {"kind": "thumbs", "instruction": asked, "response": _text(fields, ANSWERED), "up": value}
-    if isinstance(value, int | float):
-        about = {"kind": "rating", "instruction": asked, "response": _text(fields, ANSWERED), "rating": value}
-        return about | {"scale": scale}
-    if isinstance(value, str):
-        low, both = value.strip().lower(), any(key in fields for key in FIRST)
-        if both and low in (*FIRST, *SECOND, "left", "right", "1", "2", "a", "b", "tie"):
-            first, second = _text(fields, FIRST), _text(fields, SECOND)
-            if low in (*SECOND, "right", "2", "b"):
-                first, second = second, first
-            texts = {"kind": "preference", "instruction": asked, "chosen": first, "rejected": second}
-            return texts | ({"tie": True} if low == "tie" else {})
-        if low in UP | DOWN:
-            return {"kind": "thumbs", "instruction": asked, "response": _text(fields, ANSWERED), "up": low in UP}
-        return {"kind": "correction", "instruction": asked, "response": _text(fields, ANSWERED), "corrected": value}
-    raise InputError(f"{name}: cannot tell what {value!r:.60} says")
-
-
-def _from_argilla(row: Fields) -> Iterator[Fields]:
-    """Records of `to_json` (Argilla 2: responses by question) and of feedback datasets (Argilla 1: by user)."""
-    fields = row["fields"]
-    responses = row.get("responses") or {}
-    if isinstance(responses, list):  # Argilla 1
-        for response in responses:
-            if response.get("status", "submitted") == "submitted":
-                for name, answer in response["values"].items():
-                    yield _answers(fields, answer["value"], name) | {"annotator": str(response["user_id"])}
-        return
-    for name, answers in responses.items():
-        for answer in answers:
-            if answer.get("status", "submitted") == "submitted":
-                yield _answers(fields, answer["value"], name) | {"annotator": str(answer["user_id"])}
-
-
-def _from_label_studio(row: Fields) -> Iterator[Fields]:
-    """Tasks of the JSON export: each result of each annotation that was not cancelled."""
-    data = row["data"]
-    for annotation in row.get("annotations", []):
-        if annotation.get("was_cancelled"):
-            continue
-        who = annotation.get("completed_by", "")
-        who = str(who.get("email") or who.get("id")) if isinstance(who, dict) else str(who)
-        about = {"annotator": who or None, "ts": annotation.get("created_at")}
-        for result in annotation["result"]:
-            kind, value = result["type"], result["value"]
-            if kind == "pairwise":
-                answer = value["selected"]
-            elif kind in ("rating", "number", "choices", "textarea"):
-                answer = value["text" if kind == "textarea" else kind]
-            else:
-                raise InputError(f'result of type "{kind}": expected rating, number, choices, pairwise or textarea')
-            yield _answers(data, answer[0] if isinstance(answer, list) else answer, result["from_name"]) | about
-
-
-READERS: dict[str, Callable[[Fields], Iterator[Fields]]] = {
-    "argilla": _from_argilla,
-    "hh-rlhf": _from_hh,
-    "label-studio": _from_label_studio,
-    "pandalm": _from_pandalm,
-    "trl-preference": _from_preference,
-    "trl-unpaired": _from_unpaired,
+BY_QUESTION: dict[str, Callable[[Fields, Questions], Found]] = {
+    "argilla": from_argilla,
+    "label-studio": from_label_studio,
 }
+BY_ROW: dict[str, Callable[[Fields], Iterator[Any]]] = {
+    "hh-rlhf": from_hh,
+    "pandalm": _from_pandalm,
+    "trl-preference": from_preference,
+    "trl-unpaired": from_unpaired,
+}
+READERS = sorted([*BY_QUESTION, *BY_ROW])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from instructrec_rl.core import nearest
 from instructrec_rl.feedback.agreement import LEVELS, krippendorff_alpha
 from instructrec_rl.feedback.learned.annotators import RANDOM_AT
 from instructrec_rl.feedback.schema import Correction, Preference, Ranking, Rating, Record, Thumbs
@@ -122,6 +123,17 @@ def coverage(records: Sequence[Record], splits: Mapping[str, Sequence[str]]) -> 
     """For each split, how many of its instructions have feedback, and how many there are."""
     asked = {record.instruction for record in records}
     return {name: (sum(text in asked for text in texts), len(texts)) for name, texts in splits.items()}
+
+
+def of_unknown_envs(records: Sequence[Record], known: Iterable[str]) -> list[str]:
+    """A line for each environment that records name and that is not among the known ones: these count nowhere."""
+    names = set(known)
+    counts = Counter(record.env for record in records if record.env and record.env not in names)
+    return [
+        f'{count:,} {"record is" if count == 1 else "records are"} of the environment "{name}", which does not exist '
+        f"here: counts nowhere.{nearest(name, names)}"
+        for name, count in sorted(counts.items())
+    ]
 
 
 def near_duplicates(records: Sequence[Record], fold: Callable[[str], str]) -> int:

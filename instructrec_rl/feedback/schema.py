@@ -12,16 +12,20 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from instructrec_rl.core import InputError, nearest
+from instructrec_rl.core.strict_json import parse_object
 
 VERSION = 1
 MAX_LINE_BYTES = 1 << 20
 ANONYMOUS = "anonymous"
+END_OF_KEY = re.compile(rb'"[ \t\r\n]*:')  # also found within texts: then the line is looked at more closely
+MOST_HINTS = 20  # keys of a line that are compared with the known ones
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Asked = Annotated[str, StringConstraints(pattern=r"\S")]
@@ -72,7 +76,10 @@ class Rating(_Common):
     @property
     def share(self) -> float:
         """The rating as a share of its scale, in [0, 1]."""
-        return (self.rating - self.scale[0]) / (self.scale[1] - self.scale[0])
+        low, high = self.scale
+        if math.isinf(high - low):  # as of -1e308 to 1e308: in halves it fits
+            return (self.rating / 2 - low / 2) / (high / 2 - low / 2)
+        return (self.rating - low) / (high - low)
 
 
 class Thumbs(_Common):
@@ -170,15 +177,27 @@ def when(ts: str) -> float:
 
 def parse_line(text: str | bytes) -> Record:
     """Read one line of feedback and complete it. Raises InputError that says what is wrong with it."""
-    if len(text) > MAX_LINE_BYTES:
-        raise InputError(f"the line has {len(text):,} bytes, at most {MAX_LINE_BYTES:,} are read")
     try:
-        fields = pydantic_core.from_json(text.encode() if isinstance(text, str) else text, allow_inf_nan=False)
-    except ValueError as error:  # UnicodeError is one
-        raise InputError(f"broken JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise InputError("expected a JSON object")
-    return make_record(fields)
+        line = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        raise InputError("a text holds half of a surrogate pair (\\ud800 to \\udfff)") from error
+    if len(line) > MAX_LINE_BYTES:
+        raise InputError(f"the line has {len(line):,} bytes, at most {MAX_LINE_BYTES:,} are read")
+    return make_record(_fields(line))
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    """The object on a line, by the fast parser where it can have lost nothing, else by the strict one, which says why.
+
+    The fast one lets the last of two equal keys win. Where there are as many `":` as keys, no key is there twice.
+    """
+    try:
+        fields = pydantic_core.from_json(line, allow_inf_nan=False)
+        if isinstance(fields, dict) and len(END_OF_KEY.findall(line)) == len(fields):
+            return fields
+    except ValueError:
+        pass  # the strict parser says it better
+    return parse_object(line)
 
 
 def make_record(fields: Mapping[str, Any]) -> Record:
@@ -187,13 +206,14 @@ def make_record(fields: Mapping[str, Any]) -> Record:
     if kind is None:
         kind = next((TELLING[key] for key in TELLING if key in fields), None)
         if kind is None:
-            hints = (nearest(str(key), TELLING).partition(" Known")[0] for key in fields)
+            named = (str(key)[:80] for key in islice(fields, MOST_HINTS))
+            hints = (nearest(key, TELLING).partition(" Known")[0] for key in named)
             raise InputError(
                 f'cannot tell the kind: expected "kind", or one of {", ".join(TELLING)}.{next(filter(None, hints), "")}'
             )
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"kind: {_short(kind)} is not a kind.{nearest(str(kind)[:40], KINDS)}")
-    if fields.get("v", VERSION) != VERSION:
+    if fields.get("v", VERSION) != VERSION or fields.get("v") is True:  # in Python, True == 1
         raise InputError(f"v: this line has version {_short(fields['v'])} of the format; this reads {VERSION}")
     if "id" not in fields:
         fields = {**fields, "id": _hash(fields)}

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import hashlib
 import json
 import os
-import stat
+import time
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,23 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from instructrec_rl.core import InputError
-from instructrec_rl.core.files import feedback_folders, writing
+from instructrec_rl.core.files import feedback_folders, open_regular, reading, writing
+from instructrec_rl.core.locks import HeldError, try_lock
+from instructrec_rl.feedback.folders import Problem, jsonl_under
 from instructrec_rl.feedback.schema import Preference, Ranking, Record, Retract, dump, make_record, parse_line, when
 
 CHUNK = 1 << 22  # bytes read at a time
+LOCK_WAIT_S = 10.0  # for others who append; each holds the lock for one write
 OLDEST = float("-inf")  # the time of a line that has none, and none before it in its file
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A line that is set aside, or (line 0) a file that cannot be read."""
-
-    path: Path
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.reason}" if self.line else f"{self.path}: {self.reason}"
 
 
 class Entry(NamedTuple):
@@ -48,12 +38,13 @@ class Entry(NamedTuple):
     digest: int
 
 
-def append(path: str | Path, record: Mapping[str, Any], fsync: bool = False) -> str:
+def append(path: str | Path, record: Mapping[str, Any], fsync: bool = False, wait_s: float | None = LOCK_WAIT_S) -> str:
     """Add a record to a file as one whole line and return its id; a missing id and time are given.
 
     One `os.write` in append mode under a lock on the file, so that several writers never mix, and a kill leaves the
-    line whole or absent. fsync: return only when the disk has it. Raises InputError for a record that is not valid and
-    for a disk that refuses; the file is then as it was.
+    line whole or absent. fsync: return only when the disk has it. wait_s: seconds to wait for who holds the lock (None:
+    without end). Raises InputError for a record that is not valid, for a disk that refuses and for a lock that is not
+    let go; the file is then as it was.
     """
     path = Path(path)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -65,9 +56,9 @@ def append(path: str | Path, record: Mapping[str, Any], fsync: bool = False) -> 
     parse_line(line)  # it must be readable again, so also not too long
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the handle is closed, also by a kill
+            _wait_for_lock(handle, path, wait_s)  # let go when the handle is closed, also by a kill
             _write_line(handle, line)
             if fsync:
                 os.fsync(handle)
@@ -76,11 +67,24 @@ def append(path: str | Path, record: Mapping[str, Any], fsync: bool = False) -> 
     return made.id
 
 
+def _wait_for_lock(handle: int, path: Path, wait_s: float | None) -> None:
+    """Take the lock on an open file. Raises HeldError where another holds it for longer than `wait_s`."""
+    end = None if wait_s is None else time.monotonic() + wait_s
+    pause = 0.0002  # about what a write takes
+    while not try_lock(handle, path):
+        if end is not None and time.monotonic() >= end:
+            raise HeldError(f"another process has held the file's lock for {wait_s:g} s; nothing was written", path)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+
+
 def _write_line(handle: int, line: bytes) -> None:
     """Write under the lock; a line that someone left without its newline is given one first."""
     size = os.fstat(handle).st_size
-    if size and os.pread(handle, 1, size - 1) != b"\n":
-        line = b"\n" + line
+    if size:
+        os.lseek(handle, size - 1, os.SEEK_SET)  # what is written goes to the end all the same
+        if os.read(handle, 1) != b"\n":
+            line = b"\n" + line
     written = os.write(handle, line)
     if written != len(line):
         os.ftruncate(handle, size)
@@ -106,8 +110,8 @@ class Store:
     """All feedback in some folders, kept up to date by `refresh`.
 
     folders: files, or where to look for *.jsonl at any depth (default: every rewards/ of the search path but the
-    bundle's). A file that only grew is read from where it ended; one that was changed, replaced or removed makes
-    everything be read anew. Not for use by several threads at once.
+    bundle's). Links are followed, each folder once. A file that only grew is read from where it ended; one that was
+    changed, replaced or removed makes everything be read anew. Not for use by several threads at once.
     """
 
     def __init__(self, folders: Sequence[str | Path] | None = None):
@@ -116,7 +120,8 @@ class Store:
         self.refresh()
 
     def _clear(self) -> None:
-        self._files: dict[Path, _File] = {}
+        self._files: dict[str, _File] = {}
+        self._unseen: list[Problem] = []  # what the last look could not look into
         self._entries: dict[str, Entry] = {}
         self._groups: dict[tuple[Any, ...], list[Entry]] = {}
         self._directives: list[Entry] = []  # records that retract or supersede
@@ -147,23 +152,23 @@ class Store:
 
     @property
     def problems(self) -> list[Problem]:
-        """The lines set aside so far, file by file."""
-        return [problem for file in self._files.values() for problem in file.problems]
+        """The lines set aside so far, file by file, and the folders and files that cannot be read."""
+        return [*self._unseen, *(problem for file in self._files.values() for problem in file.problems)]
 
     @property
     def waiting(self) -> list[Path]:
         """Files whose last line has no newline yet; it is read when it has."""
-        return [path for path, file in self._files.items() if file.waiting]
+        return [Path(path) for path, file in self._files.items() if file.waiting]
 
     @property
     def paths(self) -> list[Path]:
         """The files found."""
-        return list(self._files)
+        return [Path(path) for path in self._files]
 
     def refresh(self) -> bool:
         """Read what was added. Returns whether the version changed."""
         before = self.version
-        found = dict(self._find())
+        found = self._find()
         if not all(self._still_there(path, found.get(path)) for path in self._files):
             self._clear()
         added: list[Entry] = []
@@ -172,15 +177,20 @@ class Store:
         self._take_in(added)
         return self.version != before
 
-    def _find(self) -> Iterator[tuple[Path, tuple[int, os.stat_result]]]:
+    def _find(self) -> dict[str, tuple[int, os.stat_result]]:
+        """The files with their folder's rank and what the system says of them. 100,000 of them take half a second."""
+        found: dict[str, tuple[int, os.stat_result]] = {}
+        self._unseen = []
         for rank, folder in enumerate(self.folders):
-            for path in [folder] if folder.is_file() else _jsonl_under(folder):
-                with contextlib.suppress(OSError):  # removed meanwhile, or a link to nowhere
-                    about = path.stat()
-                    if stat.S_ISREG(about.st_mode):
-                        yield path, (rank, about)
+            if folder.is_file():
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    found.setdefault(str(folder), (rank, folder.stat()))
+                continue
+            for path, about in jsonl_under(str(folder), self._unseen):
+                found.setdefault(path, (rank, about))
+        return found
 
-    def _still_there(self, path: Path, found: tuple[int, os.stat_result] | None) -> bool:
+    def _still_there(self, path: str, found: tuple[int, os.stat_result] | None) -> bool:
         """Whether the part of a file that was read before is unchanged."""
         file = self._files[path]
         if found is None or (found[1].st_dev, found[1].st_ino) != file.identity or found[1].st_size < file.offset:
@@ -188,23 +198,24 @@ class Store:
         if (found[1].st_size, found[1].st_mtime_ns) == file.seen:
             return True
         checksum, left = 0, file.offset
-        with contextlib.suppress(OSError), path.open("rb") as stream:
+        with contextlib.suppress(InputError, OSError), open_regular(Path(path)) as stream:
             while left and (data := stream.read(min(left, CHUNK))):
                 checksum, left = zlib.crc32(data, checksum), left - len(data)
         return not left and checksum == file.checksum
 
-    def _read(self, path: Path, rank: int, about: os.stat_result) -> Iterator[Entry]:
+    def _read(self, name: str, rank: int, about: os.stat_result) -> Iterator[Entry]:
         """The records on the whole lines that were added to a file."""
-        file = self._files.setdefault(path, _File(rank, (about.st_dev, about.st_ino)))
+        file = self._files.setdefault(name, _File(rank, (about.st_dev, about.st_ino)))
         looked = (about.st_size, about.st_mtime_ns)
         if file.seen == looked:
             return
+        path = Path(name)
         try:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream, reading(path):
                 stream.seek(file.offset)
                 data = stream.read()
-        except OSError as error:
-            file.problems = [Problem(path, 0, f"cannot read: {(error.strerror or str(error)).lower()}")]
+        except InputError as error:
+            file.problems = [Problem(path, 0, error.reason)]
             return
         end = data.rfind(b"\n") + 1
         file.seen, file.waiting = looked, bool(data[end:].strip())
@@ -255,7 +266,7 @@ class Store:
         if entry.record != known.record:
             _, _, path, line = entry.order
             said = f'the id "{entry.record.id}" is taken by another record, {known.order[2]}:{known.order[3]}'
-            self._files[Path(path)].problems.append(Problem(Path(path), line, said))
+            self._files[path].problems.append(Problem(Path(path), line, said))
 
     def _taken_back(self) -> set[str]:
         """Ids that no longer count. The newest is heard first, so that a retraction can itself be retracted."""
@@ -276,12 +287,6 @@ class Store:
         # a sum of hashes: the same for the same set in any order, and one line costs the same among a million
         self._sum += (newest.digest if newest else 0) - (old.digest if old else 0)
         self._sum %= 1 << 256
-
-
-def _jsonl_under(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if name.endswith(".jsonl") and name[0] != ".")
 
 
 def item_key(record: Record) -> tuple[Any, ...]:

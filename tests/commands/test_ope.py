@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from instructrec_rl import load_env, load_policy
 from instructrec_rl.algorithms import dqn
@@ -141,6 +145,67 @@ def test_without_propensities_the_model_alone() -> None:
     assert {name for name, each in found.estimates.items() if each.value is None} == {"IPS", "SNIPS", "DR", "SWITCH-DR"}
 
 
+extreme = st.sampled_from([0.0, 1.0, -1.0, 1e308, -1.7e308, 1.7976931348623157e308, 1e154, 1e-200, 5e-324, 0.3])
+tiny = st.sampled_from([1.0, 0.5, 1e-9, math.exp(-400), 1e-300, 5e-324])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(extreme, st.sampled_from([0.0, 1.0, 1e-320, 0.5]), tiny, extreme, extreme), min_size=1),
+       st.integers(1, 3), st.booleans())  # fmt: skip
+def test_any_rewards_and_propensities_give_figures_or_none(rounds: list[Any], repeat: int, known: bool) -> None:
+    columns = np.tile(np.array(rounds), (10 * repeat, 1)).T.copy()
+    rewards, target, propensities, q_logged, q_target = columns
+    with np.errstate(all="raise", under="ignore"):
+        found = estimate(rewards, target, propensities if known else None, q_logged, q_target)
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
+    for each in found.estimates.values():
+        figures = (each.value, each.low, each.high)
+        assert figures == (None,) * 3 or (each.low <= each.value <= each.high)  # type: ignore[operator]
+    assert len(found.reason) < 300
+
+
+@pytest.mark.parametrize("unit", [2.0**1000, 2.0**-1000, 2.0**600, 2.0**-600])
+def test_the_unit_of_the_rewards_changes_nothing_but_the_unit(unit: float) -> None:
+    rng = np.random.default_rng(0)
+    target, rewards = rng.uniform(0.2, 1, 500), rng.uniform(0, 1, 500)
+    propensities = np.clip(target * rng.uniform(0.7, 1.6, 500), 0.1, 1)
+    q = rng.uniform(0, 1, 500)
+    one = estimate(rewards, target, propensities, q, q)
+    other = estimate(rewards * unit, target, propensities, q * unit, q * unit)
+    assert one.reason == other.reason == ""
+    for name, each in one.estimates.items():
+        assert each.value is not None
+        assert other.estimates[name].value == pytest.approx(each.value * unit, rel=1e-12)
+        assert other.estimates[name].high == pytest.approx(each.high * unit, rel=1e-12)  # type: ignore[operator]
+    contexts, answers = rng.normal(size=(500, 3)), rng.normal(size=(500, 2))
+    small = cross_fit(contexts, answers, answers, rewards)
+    large = cross_fit(contexts, answers, answers, rewards * unit)
+    np.testing.assert_allclose(large[0] / unit, small[0], rtol=1e-12)
+
+
+def test_weights_that_no_float_holds_identify_nothing() -> None:
+    rewards = np.tile([1.0, 0.0], 100)
+    for log in (-400, -690.7, -744):
+        found = estimate(rewards, np.tile([1.0, 0.0], 100), np.full(200, math.exp(log)), rewards, rewards)
+        assert found.reason.startswith("the mean weight is")
+        assert len(found.reason) < 200
+    one = np.full(200, 1.0)
+    one[0] = 1e-300
+    found = estimate(rewards, np.ones(200), one, rewards, rewards)
+    assert found.effective == pytest.approx(1.0)
+    assert {each.value for each in found.estimates.values()} == {None}
+    nothing = estimate(rewards, np.zeros(200), np.full(200, 5e-324))
+    assert (nothing.effective, nothing.largest_weight) == (0.0, 0.0)
+
+
+def test_one_instruction_alone_has_no_interval() -> None:
+    rewards = np.tile([1.0, 0.0], 100)
+    found = estimate(rewards, np.full(200, 0.5), np.full(200, 0.5), rewards, rewards, groups=np.zeros(200))
+    assert found.reason.startswith("all rounds are of one instruction")
+    found = estimate(rewards, np.ones(200), None, rewards, rewards, groups=np.zeros(200))
+    assert found.estimates["DM"].value is None
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -267,6 +332,30 @@ def test_the_command_reads_own_logs_and_feedback(home: Path, capsys: pytest.Capt
     assert code == 0
     assert "not identified: no overlap" in out
     assert "0." not in "".join(out.splitlines()[2:7])
+
+
+@pytest.mark.parametrize(
+    ("log", "reward"),
+    [(-400.0, 1.0), (-100_000.0, 1.0), (-1e308, 1.0), (-2.5, 1.7e308), (-2.5, -1e308), (-2.5, 1e-320)],
+)
+def test_the_command_withholds_what_floats_cannot_hold(
+    home: Path, capsys: pytest.CaptureFixture[str], log: float, reward: float
+) -> None:
+    env = load_env("toys")
+    lines = [
+        {"instruction": env.instructions[row], "response": env.items[k % len(env.items)].text,
+         "reward": reward * (k % 2), "log_propensity": log}
+        for k, row in enumerate(np.tile(env.spec.rows("train"), 3))
+    ]  # fmt: skip
+    (home / "large.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for temperature in ("0", "1e-320", "0.3"):
+        code, out, err = outcome(
+            capsys, "logs=large.jsonl", "policy=two", "env=toys", f"temperature={temperature}", "json=large.json"
+        )
+        assert (code, err) == (0, "")
+        assert max(map(len, out.splitlines())) < 400
+        found = json.loads((home / "large.json").read_text())
+        assert all(each["value"] is None or abs(each["value"]) < 1.8e308 for each in found["estimates"].values())
 
 
 def test_a_texts_propensity_is_of_the_very_text(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

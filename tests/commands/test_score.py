@@ -163,6 +163,28 @@ def test_chunks_give_what_one_batch_gives(
             '{"id": 2, "text": "a"}\n',
             "r.jsonl:1: the id is 2, but p.jsonl has 1 on this line",
         ),
+        *(
+            (
+                f'{{"id": {ours}, "text": "a"}}\n',
+                f'{{"id": {theirs}, "text": "a"}}\n',
+                f"r.jsonl:1: the id is {theirs}, but p.jsonl has {ours} on this line",
+            )
+            for ours, theirs in [
+                ("1", "true"),
+                ("true", "1"),
+                ("0", "false"),
+                ("1", "1.0"),
+                ("1", '"1"'),
+                ("0", "-0.0"),
+                ("[1]", "[true]"),
+                ('{"a": 1}', '{"a": 1.0}'),
+                ("null", "0"),
+                ('"a"', '"A"'),
+            ]
+        ),
+        ('{"id": 1e400, "text": "a"}\n', '"a"\n', "p.jsonl:1: broken JSON: 1e400 is larger than any number"),
+        ('{"id": [-1e999], "text": "a"}\n', '"a"\n', "p.jsonl:1: broken JSON: -1e999 is larger than any number"),
+        ('"a"\n', '{"id": 1e400, "text": "a"}\n', "r.jsonl:1: broken JSON: 1e400 is larger than any number"),
         ('{"text": "a", "instruction": 3}\n', '"a"\n', "p.jsonl:1: expected the instruction as text, found a number"),
         ("", "", "p.jsonl: is empty: there is nothing to score"),
     ],
@@ -176,6 +198,14 @@ def test_wrong_files_exit_2_with_the_line(
     assert (code, said) == (2, "")
     assert err.splitlines()[-1].startswith(message)
     assert sorted(path.name for path in here.iterdir()) == ["p.jsonl", "r.jsonl"]
+
+
+@pytest.mark.parametrize("id", ["1", "true", "1.5", '"1"', "null", '{"b": 1, "a": [true]}'])
+def test_ids_that_are_written_alike_agree(here: Path, capsys: pytest.CaptureFixture[str], id: str) -> None:
+    (here / "p.jsonl").write_text(f'{{"id": {id}, "text": "a"}}\n')
+    (here / "r.jsonl").write_text(f'{{"text": "a", "id": {id}}}\n')
+    code, _, _ = outcome(capsys, "--reward", "exact_match", *FILES, "--out", "s.jsonl")
+    assert (code, json.loads((here / "s.jsonl").read_text())) == (0, {"id": json.loads(id), "score": 1.0})
 
 
 def test_not_utf8_and_a_byte_order_mark(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,7 +101,7 @@ def test_check_names_every_bad_line_and_exits_2(here: Path, capsys: pytest.Captu
     path = write(here / "rewards" / "deep" / "a.jsonl", rating(), "{", rating(7))
     code, out, err = run(capsys, "check")
     assert (code, err.splitlines()) == (2, [
-        "rewards/deep/a.jsonl:2: broken JSON: EOF while parsing an object at line 1 column 1",
+        "rewards/deep/a.jsonl:2: broken JSON: Expecting property name enclosed in double quotes (column 2)",
         "rewards/deep/a.jsonl:3: rating: 7 is outside the scale 1 to 5",
     ])  # fmt: skip
     assert out.splitlines() == ["1 files, 1 good lines, 2 bad", "what counts: 1 rating"]
@@ -292,7 +292,7 @@ def test_import_of_what_is_no_such_file(here: Path, capsys: pytest.CaptureFixtur
     assert err.splitlines()[0].startswith("x.json: row 0: has none of the fields")
     assert not (here / "y.jsonl").exists()
     (here / "x.json").write_text("[")
-    with pytest.raises(InputError, match=r"x\.json: broken JSON"):
+    with pytest.raises(InputError, match=r"x\.json:1: broken JSON"):
         imports.read(Path("x.json"), "argilla")
     (here / "x.json").write_text('{"a": 1}\n{\n[' + "[" * 100_000)
     assert [index for index, _ in imports.read(Path("x.json"), "hh-rlhf").broken] == [0, 1, 2]

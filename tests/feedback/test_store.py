@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instructrec_rl.core import InputError
+from instructrec_rl.core.locks import locked
+from instructrec_rl.feedback import folders
 from instructrec_rl.feedback.schema import KINDS, dump, json_schema, make_record, parse_line
 from instructrec_rl.feedback.store import Store, append
 from tests.run.test_run import ROOT
@@ -185,7 +188,127 @@ def test_only_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")  # opening it would wait for ever
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
     write(tmp_path / ".hidden.jsonl", rating())
-    assert Store([tmp_path, tmp_path / "absent"]).records == []
+    store = Store([tmp_path, tmp_path / "absent"])
+    assert store.records == []
+    assert [str(problem) for problem in store.problems] == [
+        f"{tmp_path}/gone.jsonl: cannot read: no such file or directory",
+        f"{tmp_path}/pipe.jsonl: cannot read: not a regular file",
+    ]
+
+
+def test_links_are_followed_and_loops_of_them_end(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "deep" / "a.jsonl", rating())
+    write(tmp_path / "one" / "b.jsonl", rating(3, response="y"))
+    rewards = tmp_path / "rewards"
+    rewards.mkdir()
+    (rewards / "feedback").symlink_to(tmp_path / "elsewhere")
+    (rewards / "again").symlink_to(tmp_path / "elsewhere" / "deep")
+    (rewards / "up").symlink_to(tmp_path)
+    (rewards / "self").symlink_to(rewards / "self")
+    (tmp_path / "elsewhere" / "back").symlink_to(rewards)
+    store = Store([rewards])
+    assert (len(store.records), len(store.paths), store.num_duplicates) == (2, 2, 0)
+    assert [str(problem) for problem in store.problems] == [
+        f"{rewards}/self: cannot read: too many levels of symbolic links"
+    ]
+    write(tmp_path / "elsewhere" / "deep" / "a.jsonl", rating(), rating(2, response="z"))
+    assert store.refresh()
+    assert len(store.records) == 3
+    linked = tmp_path / "linked"
+    linked.symlink_to(rewards)
+    assert len(Store([linked]).records) == 3
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.jsonl", rating())
+    write(tmp_path / "closed" / "b.jsonl", rating(response="y"))
+    real = os.scandir
+
+    def refuse(folder: str) -> Any:
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # chmod stops no root
+    store = Store([tmp_path])
+    assert [str(problem) for problem in store.problems] == [f"{tmp_path}/closed: cannot read: permission denied"]
+    assert len(store.records) == 1
+    monkeypatch.undo()
+    assert store.refresh()
+    assert (len(store.records), store.problems) == (2, [])
+
+
+def test_a_link_that_leads_everywhere_ends_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        (tmp_path / "world" / str(number)).mkdir(parents=True)
+    monkeypatch.setattr(folders, "MOST_FOLDERS", 10)
+    (problem,) = Store([tmp_path]).problems
+    assert problem.reason == "more than 10 folders; the others were not read"
+
+
+GOOD = '{"instruction": "a", "response": "b", "rating": 4'
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (GOOD + ', "rating": 5}', 'broken JSON: the key "rating" is there twice'),
+        (GOOD + ', "rating" :5}', 'broken JSON: the key "rating" is there twice'),
+        (GOOD + ', "r\\u0061ting": 1}', 'broken JSON: the key "rating" is there twice'),
+        (GOOD + ', "annotator": "ann", "annotator": "ben"}', 'broken JSON: the key "annotator" is there twice'),
+        (GOOD + ', "confidence": 1e400}', "confidence: expected less than or equal to 1"),
+        (GOOD + ', "scale": [1, 1e400]}', "scale: expected [lowest, highest]"),
+        (GOOD + ', "scale": [-1e999, 5]}', "scale: expected [lowest, highest]"),
+        (GOOD + ', "rationale": "\\ud83d"}', "broken JSON: half of a surrogate pair"),
+        (GOOD + ', "rationale": "\\udc00 \\ud800"}', "broken JSON: half of a surrogate pair"),
+        (GOOD + "\ud800}", "half of a surrogate pair"),
+        (GOOD + ', "confidence": ' + "9" * 5000 + "}", "a number of more than 308 digits"),
+        (GOOD[:-1] + "9" * 400 + "}", "rating: expected a valid number"),
+        (GOOD + ', "scale": ' + "[" * 100_000 + "]" * 100_000 + "}", "broken JSON: nested more than 64 deep"),
+        (GOOD + ', "rating": NaN}', "broken JSON: NaN is not a JSON number"),
+        (GOOD + ', "v": true}', "v: this line has version True of the format"),
+    ],
+)
+def test_what_json_readers_disagree_on_is_a_bad_line(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_line(line)
+    assert said in error.value.reason
+    assert len(error.value.reason) < 250
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line.encode(errors="surrogatepass") + b"\n" + json.dumps(rating()).encode() + b"\n")
+    store = Store([tmp_path])
+    assert ([problem.line for problem in store.problems], len(store.records)) == ([1], 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet='":, {}\\\\n', max_size=30), st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_the_screen_for_double_keys_changes_no_good_line(key_like: str, text: str) -> None:
+    record = rating(response=key_like, rationale=text + key_like)
+    for line in (json.dumps(record), json.dumps(record, ensure_ascii=False, indent=1), json.dumps(record) + "  "):
+        assert parse_line(line) == make_record(record)
+
+
+def test_the_widest_and_the_narrowest_scale_have_shares() -> None:
+    assert make_record(rating(1e308, scale=[-1e308, 1e308])).share == 1.0
+    assert make_record(rating(0.0, scale=[-1e308, 1e308])).share == 0.5
+    assert make_record(rating(-1.7e308, scale=[-1.7e308, 1.7e308])).share == 0.0
+    assert make_record(rating(5e-324, scale=[0, 5e-324])).share == 1.0
+
+
+def test_who_holds_the_lock_is_waited_for_and_not_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append(path, rating())
+    before = path.read_bytes()
+    with locked(path):
+        with pytest.raises(InputError, match=r"a\.jsonl: another process has held the file's lock for 0.05 s"):
+            append(path, rating(2, response="y"), wait_s=0.05)
+        assert path.read_bytes() == before
+        waiting = threading.Thread(target=append, args=(path, rating(2, response="y")))
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert len(Store([tmp_path]).records) == 2
 
 
 def test_a_refused_record_leaves_the_file_as_it_was(tmp_path: Path) -> None:

@@ -9,11 +9,9 @@ processor and code. What is taken is then bit for bit what would have been compu
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,13 +22,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from instructrec_rl.algorithms.language.trained_weights import save_trained, trained_of
-from instructrec_rl.core import InputError
 from instructrec_rl.core.files import writing
 from instructrec_rl.core.fingerprints import digest, sha256_of_code
+from instructrec_rl.core.locks import locked
 from instructrec_rl.policies.language.generate import Ids
 
 GENERATOR = "torch_rng_state"  # beside the weights: a critic's first weights are drawn after the last stage
-LOOK_EVERY_S = 0.2
 
 
 def save_stage(path: Path, model: nn.Module, spent: dict[str, float]) -> None:
@@ -75,21 +72,5 @@ def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
     Raises InputError where the folder cannot be written.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("w")
-    with lock:
-        while not _taken(lock.fileno()):
-            waiting()
-            time.sleep(LOOK_EVERY_S)
+    with locked(path.with_suffix(".lock"), waiting=waiting):
         yield
-
-
-def _taken(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise InputError(f"algo.stage_cache: this disk knows no locks: {error.strerror}") from error
-    return True

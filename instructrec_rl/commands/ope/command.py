@@ -52,7 +52,9 @@ def main(argv: list[str]) -> int:
     path = find_logs(Path(own["logs"]))
     rescored = any(text.partition("=")[0] == "reward" for text in overrides)
     logs = read_logs(path, need_rewards=not rescored)
+    from instructrec_rl.commands.ope.estimators import figure
     from instructrec_rl.commands.ope.judge import judge
+    from instructrec_rl.commands.ope.regression import mean_of
     from instructrec_rl.policies.saved import load_policy
 
     target = load_policy(own["policy"])
@@ -68,10 +70,10 @@ def main(argv: list[str]) -> int:
     found = dataclasses.replace(found, warnings=tuple(warnings))
     how = f"softmax at temperature {temperature:g}" if temperature else "greedy"
     title = (f"{own['policy']} ({how}) judged by {found.num_rounds:,} rounds of {own['logs']}, {len(set(texts)):,} "
-             f"instructions; their mean reward was {rewards.mean():.4f}")  # fmt: skip
+             f"instructions; their mean reward was {figure(mean_of(rewards), 4)}")  # fmt: skip
     _print(title, found)
     if own.get("json"):
-        about = {"logs": own["logs"], "policy": own["policy"], "temperature": temperature, "logged": rewards.mean()}
+        about = {"logs": own["logs"], "policy": own["policy"], "temperature": temperature, "logged": mean_of(rewards)}
         write_json_atomic(Path(own["json"]), about | dataclasses.asdict(found))
     return DONE
 
@@ -146,9 +148,11 @@ def _rescored(env: Environment, rows: np.ndarray, logs: Logs) -> np.ndarray:
 
 
 def _cells(each: Estimate) -> list[str]:
+    from instructrec_rl.commands.ope.estimators import figure
+
     if each.value is None or each.low is None or each.high is None:
         return [each.name, "–", "–", each.note]
-    return [each.name, f"{each.value:.4f}", f"{each.low:.4f} to {each.high:.4f}", each.note]
+    return [each.name, figure(each.value, 4), f"{figure(each.low, 4)} to {figure(each.high, 4)}", each.note]
 
 
 def _remarks(found: Evaluation) -> list[str]:

@@ -13,13 +13,20 @@ rounds; q_a = q(x, a) of the action logged; v = sum_b pi(b | x) q(x, b) what the
 Intervals are estimate +- 1.96 standard errors of the mean of the influence values, rounds of the same group summed
 first: one instruction that was asked many times is one draw from the world, not many. The DM's own interval would know
 nothing of its bias, so it is widened to hold DR's, which corrects it.
+
+Weights above HEAVIEST are taken as that, so that no square is infinite: with such a weight the effective sample or the
+mean weight is far off whatever the others are, and nothing is identified. Rewards that are huge or tiny are divided by
+a power of two, and the figures multiplied by it; a figure that is then no number is withheld.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from instructrec_rl.commands.ope.regression import magnitude
 
 Z = 1.959964  # of a 95 % interval
 MIN_EFFECTIVE = 10.0  # an effective sample of fewer rounds identifies nothing
@@ -28,6 +35,8 @@ FEW_EFFECTIVE = 100.0  # below this the normal approximation is doubtful
 MAX_OUT_OF_REACH = 0.1  # share of the policy's actions that the logs may never show before nothing is identified
 MAX_EXCESS = 0.1  # by which the mean weight may exceed 1
 WHY_EXCESS = "the policy learned from these very answers, or the propensities are too low"
+HEAVIEST = 1e100
+TOO_LARGE = "outside the range of numbers"
 THRESHOLD_QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -79,21 +88,25 @@ def estimate(
     groups = np.arange(len(rewards)) if groups is None else np.unique(groups, return_inverse=True)[1]
     if propensities is None:
         return _model_only(rewards, q_target, groups, never_logged)
-    w = target / propensities
-    effective = float(w.sum() ** 2 / (w**2).sum()) if w.any() else 0.0
+    with np.errstate(over="ignore"):
+        w = np.minimum(target / propensities, HEAVIEST)
+    share = w / max(float(w.max()), 1e-300)
+    effective = float(share.sum() ** 2 / (share**2).sum()) if w.any() else 0.0
     # w has the mean 1 where the logs can show all that the policy does, and less where they cannot
     missing, error = max(float(1 - w.mean()), 0.0), _standard_error(w - w.mean(), groups)
     out_of_reach = max(never_logged, missing if missing > SURE * error else 0.0)
     excess = float(w.mean()) - 1 if w.mean() - 1 > SURE * error else 0.0
-    reason = _reason(effective, max(never_logged, missing - SURE * error), excess - SURE * error)
+    reason = _reason(effective, max(never_logged, missing - SURE * error), excess - SURE * error, int(groups.max()) + 1)
     tau = None
     if reason:
         found = [Estimate(name, note="not identified") for name in ("IPS", "SNIPS", "DM", "DR", "SWITCH-DR")]
     else:
-        found = [_around("IPS", w * rewards, groups), _snips(w, rewards, groups)]
+        unit = max(magnitude(each) for each in (rewards, q_logged, q_target) if each is not None)
+        found = [_around("IPS", w * (rewards / unit), groups), _snips(w, rewards / unit, groups)]
         if q_logged is not None and q_target is not None:
-            more, tau = _with_model(w, rewards, q_logged, q_target, groups)
+            more, tau = _with_model(w, rewards / unit, q_logged / unit, q_target / unit, groups, unit)
             found += more
+        found = [_in_units(each, unit) for each in found]
     warnings = _warnings(w, effective, out_of_reach, excess) if not reason else []
     return Evaluation({each.name: each for each in found}, len(rewards), effective, float(w.max()), out_of_reach, tau,
                       reason, tuple(warnings))  # fmt: skip
@@ -111,6 +124,16 @@ def _check(
         raise ValueError("target: expected probabilities in [0, 1]")
     if propensities is not None and (propensities.min() <= 0 or propensities.max() > 1 + 1e-6):
         raise ValueError("propensities: expected probabilities in (0, 1]")
+
+
+def _in_units(each: Estimate, unit: float) -> Estimate:
+    """An estimate times the unit of the rewards, withheld where that is no number."""
+    if each.value is None or each.low is None or each.high is None:
+        return each
+    figures = [each.value * unit, each.low * unit, each.high * unit]
+    if not all(map(math.isfinite, figures)):
+        return Estimate(each.name, note=TOO_LARGE)
+    return replace(each, value=figures[0], low=figures[1], high=figures[2])
 
 
 def _standard_error(influence: np.ndarray, groups: np.ndarray) -> float:
@@ -137,18 +160,25 @@ def _snips(w: np.ndarray, rewards: np.ndarray, groups: np.ndarray) -> Estimate:
 
 
 def _with_model(
-    w: np.ndarray, rewards: np.ndarray, q_logged: np.ndarray, q_target: np.ndarray, groups: np.ndarray
+    w: np.ndarray,
+    rewards: np.ndarray,
+    q_logged: np.ndarray,
+    q_target: np.ndarray,
+    groups: np.ndarray,
+    unit: float,
 ) -> tuple[list[Estimate], float]:
-    """DM, DR and SWITCH-DR, and the threshold."""
+    """DM, DR and SWITCH-DR in units of `unit`, and the threshold."""
     correction = w * (rewards - q_logged)
     model, half = _mean(q_target, groups)
     robust, robust_half = _mean(q_target + correction, groups)
     low, high = min(model - half, robust - robust_half), max(model + half, robust + robust_half)
     bias, bias_half = _mean(-correction, groups)
-    about = f"its bias is {bias:+.3f} ± {bias_half:.3f} by the logs; the interval reaches over DR's"
+    measured = f"{figure(bias * unit, 3, '+')} ± {figure(bias_half * unit, 3)}"
+    about = f"its bias is {measured} by the logs; the interval reaches over DR's"
     tau, bound = _threshold(w, rewards, correction, q_target)
     kept = np.where(w <= tau, correction, 0.0)
-    limit = f"weights above {tau:.3g} left to the model: a bias of at most {bound:.3f} that the interval leaves out"
+    most = figure(bound * unit, 3)
+    limit = f"weights above {tau:.3g} left to the model: a bias of at most {most} that the interval leaves out"
     said = limit if (w > tau).any() else "no weight is above the threshold: the same as DR"
     return [
         Estimate("DM", model, low, high, about),
@@ -175,17 +205,23 @@ def _threshold(w: np.ndarray, rewards: np.ndarray, correction: np.ndarray, q_tar
 def _model_only(
     rewards: np.ndarray, q_target: np.ndarray | None, groups: np.ndarray, never_logged: float
 ) -> Evaluation:
-    reason = _reason(None, never_logged)
+    reason = _reason(None, never_logged, num_groups=int(groups.max()) + 1)
     found = {name: Estimate(name, note="needs propensities") for name in ("IPS", "SNIPS", "DR", "SWITCH-DR")}
     if reason or q_target is None:
         found["DM"] = Estimate("DM", note="not identified")
     else:
-        found["DM"] = _around("DM", q_target, groups, "sampling error only; without propensities its bias is unknown")
+        unit, note = magnitude(q_target), "sampling error only; without propensities its bias is unknown"
+        found["DM"] = _in_units(_around("DM", q_target / unit, groups, note), unit)
     warnings = ("no propensities: the model's bias can be neither measured nor corrected",)
     return Evaluation(found, len(rewards), None, None, never_logged, None, reason, warnings)
 
 
-def _reason(effective: float | None, out_of_reach: float, excess: float = 0.0) -> str:
+def figure(value: float, decimals: int, sign: str = "") -> str:
+    """A figure with so many decimals, in short where it is huge."""
+    return f"{value:{sign}.{decimals}f}" if abs(value) < 1e9 else f"{value:{sign}.3g}"
+
+
+def _reason(effective: float | None, out_of_reach: float, excess: float = 0.0, num_groups: int = 2) -> str:
     """Why nothing is identified, or an empty text."""
     if effective == 0:
         return "no overlap: the policy would have given none of the answers that were logged"
@@ -193,16 +229,18 @@ def _reason(effective: float | None, out_of_reach: float, excess: float = 0.0) -
         share = f"at least {100 * out_of_reach:.0f} %"
         return f"too little overlap: {share} of what the policy does was out of the logs' reach"
     if excess > MAX_EXCESS:
-        return f"the mean weight is {1 + excess:.2f} or more and not 1: {WHY_EXCESS}"
+        return f"the mean weight is {figure(1 + excess, 2)} or more and not 1: {WHY_EXCESS}"
     if effective is not None and effective < MIN_EFFECTIVE:
         return f"too little overlap: the weights leave {effective:.1f} effective rounds"
+    if num_groups < 2:
+        return "all rounds are of one instruction: nothing tells how far a figure is off"
     return ""
 
 
 def _warnings(w: np.ndarray, effective: float, out_of_reach: float, excess: float) -> list[str]:
     found = []
     if excess > 0:
-        found.append(f"the mean weight is {1 + excess:.2f} and not 1: {WHY_EXCESS}")
+        found.append(f"the mean weight is {figure(1 + excess, 2)} and not 1: {WHY_EXCESS}")
     if out_of_reach > 0:
         found.append(f"about {100 * out_of_reach:.1f} % of what the policy does was out of the logs' reach: IPS misses "
                      "it, SNIPS takes it to be like the rest, the others trust the model there")  # fmt: skip

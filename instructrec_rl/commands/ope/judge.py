@@ -88,9 +88,11 @@ def _distribution(
         values: Any = getattr(policy, "values", None)
         if values is None:
             raise InputError("temperature: this policy chooses without values; leave it out to judge what it does")
-        scaled = np.full((len(instructions), len(target.items)), -np.inf)
-        scaled[:, target.menu] = values(asked)[:, target.menu].cpu().numpy() / temperature
-        weights = np.exp(scaled - scaled.max(1, keepdims=True))
+        behind = np.full((len(instructions), len(target.items)), -np.inf)
+        behind[:, target.menu] = values(asked)[:, target.menu].cpu().numpy()
+        behind -= behind.max(1, keepdims=True)  # first, so that the tiniest temperature is greedy and not 0 / 0
+        with np.errstate(over="ignore"):
+            weights = np.exp(behind / temperature)
         return weights / weights.sum(1, keepdims=True)
     if isinstance(policy, Policy):
         return policy.act(asked, target.menu)

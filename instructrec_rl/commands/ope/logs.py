@@ -13,6 +13,7 @@ from instructrec_rl.algorithms.loop.rollouts import FILE
 from instructrec_rl.config.schema import EnvConfig
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.files import read_jsonl, read_yaml
+from instructrec_rl.feedback.folders import jsonl_under
 from instructrec_rl.feedback.schema import Rating, Thumbs
 from instructrec_rl.feedback.store import Store
 
@@ -53,7 +54,7 @@ def find_logs(path: Path) -> Path:
         return path / FILE
     if path.is_dir() and (path / "config.yaml").is_file():
         raise InputError(f"this run has no {FILE}: it learned without trying answers, or before they were logged", path)
-    if path.is_dir() and not any(path.rglob("*.jsonl")):
+    if path.is_dir() and next(jsonl_under(str(path), []), None) is None:
         raise InputError(f"logs: expected a run's folder, or one with *.jsonl; found neither {FILE} nor another", path)
     return path
 

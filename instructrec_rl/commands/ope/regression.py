@@ -15,6 +15,18 @@ NUM_FOLDS = 5
 CHUNK = 8192  # rounds whose products are held at a time
 
 
+def magnitude(values: np.ndarray) -> float:
+    """What to divide values by before they are squared: 1, or where they are huge or tiny a power of two near them."""
+    most = float(np.abs(values).max(initial=0.0))
+    return 1.0 if most == 0 or 1e-100 < most < 1e100 else 2.0 ** max(int(np.frexp(most)[1]) - 1, -1020)
+
+
+def mean_of(values: np.ndarray) -> float:
+    """The mean of values (N,) whose sum may be no number."""
+    unit = magnitude(values)
+    return float((values / unit).mean() * unit)
+
+
 def cross_fit(
     contexts: np.ndarray,
     logged: np.ndarray,
@@ -31,6 +43,8 @@ def cross_fit(
     in one fold (default: each its own). The penalty of C is the one of PENALTIES with the least error on held-out
     folds, the same for all. Source: Chernozhukov et al. 2018, Double/debiased machine learning.
     """
+    unit = magnitude(rewards)
+    rewards = rewards / unit
     groups = np.arange(len(rewards)) if groups is None else np.unique(groups, return_inverse=True)[1]
     num_groups = int(groups.max()) + 1
     num_folds = max(2, min(num_folds, num_groups))
@@ -49,7 +63,8 @@ def cross_fit(
         error = float(((guess - rewards) ** 2).mean())
         if error < best:
             best, q_logged, q_target = error, guess, of_policy
-    return q_logged, q_target
+    with np.errstate(over="ignore"):  # a model that expects more than any number is given the largest
+        return np.nan_to_num(q_logged * unit), np.nan_to_num(q_target * unit)
 
 
 def _moments(contexts: np.ndarray, features: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, ...]:

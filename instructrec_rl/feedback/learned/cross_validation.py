@@ -38,6 +38,9 @@ class Validation:
 
     def lines(self) -> list[str]:
         """As plain lines."""
+        if not self.num_comparisons:
+            return [f"learned reward: no two of the {self.num_judgements:,} judgements tell answers apart that were "
+                    "held out together; its accuracy cannot be said"]  # fmt: skip
         made = " made of ratings" if self.of_ratings else ""
         found = [
             f"learned reward, {FOLDS}-fold cross-validation by {self.by}: {self.num_judgements:,} judgements, "
@@ -48,7 +51,38 @@ class Validation:
         ]
         if self.correlation is not None:
             found.append(f"  Spearman         {self.correlation[0]:.3f} ± {self.correlation[1]:.3f}  (with ratings)")
+        if self.accuracy[0] < self.longer_wins[0]:
+            found.append(f"  warning: {worse_than_length(self.accuracy[0], self.longer_wins[0])}")
         return found
+
+
+def worse_than_length(accuracy: float, longer_wins: float) -> str:
+    """What to say of a learned reward that a rule without any learning beats."""
+    return (
+        f'the learned reward tells the better of two answers {100 * accuracy:.0f} % of the time, "the longer one wins" '
+        f"{100 * longer_wins:.0f} %: give more feedback, or reward.learned=false"
+    )
+
+
+def against_length(learned: LearnedReward) -> tuple[float, float, int]:
+    """(accuracy, that of "the longer one wins", number) of comparisons, by predictions without the judgement itself.
+
+    As `cross_validate` has it but for nothing, as it comes with the fit: other judgements of the same instruction were
+    seen, so it flatters. NaN where there is nothing to compare.
+    """
+    judged, length = learned.judged, np.array([len(text) for text in learned.judged.responses])
+    predicted, margins = np.split(learned.left_out_z, [len(judged.pair)])
+    clear = judged.margin > 0
+    if clear.any():
+        better, worse, lead = judged.better[clear], judged.worse[clear], margins[clear]
+    else:
+        first, second = _of_ratings(judged, np.random.default_rng(0))
+        better, worse, lead = judged.pair[first], judged.pair[second], predicted[first] - predicted[second]
+    if not len(lead):
+        return float("nan"), float("nan"), 0
+    right = np.where(lead == 0, 0.5, lead > 0)
+    longer = np.where(length[better] == length[worse], 0.5, length[better] > length[worse])
+    return float(right.mean()), float(longer.mean()), len(lead)
 
 
 def comparisons(judged: Judgements, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -56,6 +90,12 @@ def comparisons(judged: Judgements, rng: np.random.Generator) -> tuple[np.ndarra
     scale that differ, within an instruction where there are such, else across; and whether they were so made."""
     if (judged.margin > 0).any():
         return judged.better[judged.margin > 0], judged.worse[judged.margin > 0], False
+    first, second = _of_ratings(judged, rng)
+    return judged.pair[first], judged.pair[second], True
+
+
+def _of_ratings(judged: Judgements, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(better, worse) positions of ratings by one annotator on one scale that differ."""
     size = len(judged.pair)
     for within in (judged.groups[judged.pair], np.zeros(size, dtype=np.int64)):
         key = np.unique(np.stack([within, judged.who, judged.scale]), axis=1, return_inverse=True)[1].ravel()
@@ -68,8 +108,7 @@ def comparisons(judged: Judgements, rng: np.random.Generator) -> tuple[np.ndarra
         kept = rng.choice(len(left), MOST_PAIRS, replace=False)
         left, right = left[kept], right[kept]
     swap = judged.value[left] < judged.value[right]
-    first, second = np.where(swap, right, left), np.where(swap, left, right)
-    return judged.pair[first], judged.pair[second], True
+    return np.where(swap, right, left), np.where(swap, left, right)
 
 
 def _partners(key: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

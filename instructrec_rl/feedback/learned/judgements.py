@@ -113,14 +113,14 @@ class _Collector:
 
 
 def collect(records: Sequence[Record], env: str = "", items: Sequence[Item] = ()) -> Judgements:
-    """The judgements in records, in an order that does not depend on theirs.
+    """The judgements in records, in an order that does not depend on theirs; without those of confidence 0.
 
     env: an environment's name, which leaves out the records that name another; "": all count. items: its catalog; a
     response that names an item stands for the item's text.
     """
     collector = _Collector(items)
     for record in sorted(records, key=lambda record: record.id):
-        if not env or record.env in ("", env):
+        if (not env or record.env in ("", env)) and record.confidence != 0:
             collector.add(record)
     rated = np.array(collector.ratings, dtype=np.float64).reshape(-1, 5)
     compared = np.array(collector.comparisons, dtype=np.float64).reshape(-1, 5)

@@ -39,7 +39,7 @@ def fit(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, scalings
     v = (y'Wy - sum_j c_j^2 / (d_j + l)) / n at its maximum (MacKay 1992, Bayesian interpolation). Predictions are
     averaged over all of them by evidence. A left-out prediction is (f - h y) / (1 - h), h the leverage.
     """
-    size = float(weights.sum())
+    size = max(float(weights.sum()), 1e-300)  # where nothing weighs anything, nothing is learned
     weighted = features * weights[:, None]
     gram, moment = (features.T @ weighted).astype(np.float64), (weighted.T @ targets).astype(np.float64)
     energy = float((weights * targets**2).sum())
