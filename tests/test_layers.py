@@ -27,6 +27,7 @@ LEVELS: list[list[str]] = [
         "item_finder",
         "json_schema",
         "ngrams",
+        "numerals",
         "pair_files",
         "text_pairs",
         "variance",
