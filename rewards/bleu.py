@@ -81,6 +81,8 @@ class Config:
 class Reward:
     """Brevity penalty times the geometric mean of n-gram precisions, clipped by the maximum over the references."""
 
+    if_unpaid = "give references that are not blank, or choose another reward"
+
     def __init__(self, config: Config, context: RewardContext):
         self.config = config
         self.texts = TokenTexts(Tokeniser(_is_plain, _spans, self._words))

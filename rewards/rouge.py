@@ -66,6 +66,9 @@ class Reward:
 
     def __init__(self, config: Config, context: RewardContext):
         self.config, self.variants = config, VARIANTS[config.variant]
+        read = "" if config.lang != "en" else "reward.lang=auto, which reads every script, or "
+        bigrams = "reward.variant=rouge1, as rouge2 needs two words, or " if config.variant == "rouge2" else ""
+        self.if_unpaid = f"choose {read}{bigrams}reward=chrf, which reads characters"
         tokeniser = Tokeniser(lambda text: _is_plain(text, config.lang), _spans, _words)
         self.texts = TokenTexts(tokeniser, _stem() if config.stemmer else None, replace=True)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instructrec_rl import load_reward
+from instructrec_rl.config import EnvConfig
 from instructrec_rl.core import InputError
+from instructrec_rl.env.environment import make_environment
+from instructrec_rl.env.spec import load_spec
 from instructrec_rl.tokens import _ASCII_WORD, _WORD, OTHER_SCRIPT, refuse_other_words, words
 
 TEXTS = {
@@ -148,3 +153,40 @@ def test_words_and_rouge_are_linear_in_the_text(piece: str) -> None:
     words(text)
     load_reward("rouge", variant="rouge1").score([""], [text], [["a"]])
     assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("texts", "reward", "options", "message"),
+    [
+        (("été", "ß", "œuf"), "rouge", {"lang": "en"}, None),  # "été" has a t
+        (("é", "ß", "…"), "rouge", {}, r'row "train-0-.*", "[éß…]"\).*; choose reward=chrf, which reads characters'),
+        (("мир", "дом", "лес"), "rouge", {"lang": "en"}, r"; choose reward.lang=auto, which reads every script, or"),
+        (("мир", "дом", "лес"), "rouge", {}, None),
+        (
+            ("ham", "egg", "tea"),
+            "rouge",
+            {"variant": "rouge2"},
+            r"choose reward.variant=rouge1, as rouge2 needs two words",
+        ),
+        (("é", "ß", "…"), "weighted", {"parts": {"rouge": 1, "exact_match": 1}}, r"reward rouge: no right answer"),
+        (("é", "ß", "…"), "bleu", {}, None),
+        (("é", "ß", "…"), "meteor", {}, None),
+    ],
+)
+def test_a_reward_that_pays_no_right_answer_is_an_error_before_training(
+    texts: tuple[str, ...], reward: str, options: dict[str, Any], message: str | None, echo: Any, tmp_path: Path
+) -> None:
+    echo()
+    path = tmp_path / "envs" / "echo" / "items.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text(
+        "".join(json.dumps({**row, "text": texts[i % 3] + "…" * (i // 3)}) + "\n" for i, row in enumerate(rows))
+    )
+    spec = load_spec(EnvConfig(name="echo"))
+    env = make_environment(spec, SimpleNamespace(dim=2), reward, options)  # type: ignore[arg-type]
+    if message is None:
+        assert env.reward.name == reward
+    else:
+        with pytest.raises(InputError, match=message) as raised:
+            _ = env.reward
+        assert str(spec.files[-1]) in str(raised.value)
