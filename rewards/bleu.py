@@ -11,13 +11,14 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import regex
 
 from instructrec_rl.core import Batch, InputError
 from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
 from instructrec_rl.rewards.ngrams import cut, shared_ngrams, sizes_of
 from instructrec_rl.rewards.tokens import (
-    CHARACTERS,
+    BY_CHARACTER,
     CHUNK_CHARS,
     LANG_HELP,
     LANGUAGES,
@@ -38,8 +39,8 @@ RULES = (
 )
 ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 ODD = re.compile(r"<skipped>|-\n|&(?:quot|amp|lt|gt);|[.,][.,]")
-WIDE = re.compile(
-    f"([{CHARACTERS}\u3001-\u3003\u3008-\u3011\u3014-\u301f\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65])"
+WIDE = regex.compile(
+    f"({BY_CHARACTER}|[\u3001-\u3003\u3008-\u3011\u3014-\u301f\u30fb\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65])"
 )
 SPACE, SYMBOL, POINT, DIGIT, DASH, OTHER = range(6)
 
@@ -79,6 +80,8 @@ class Config:
 
 class Reward:
     """Brevity penalty times the geometric mean of n-gram precisions, clipped by the maximum over the references."""
+
+    if_unpaid = "give references that are not blank, or choose another reward"
 
     def __init__(self, config: Config, context: RewardContext):
         self.config = config
@@ -170,7 +173,7 @@ def _is_plain(text: str) -> bool:
 
 
 def tokens_13a(text: str, by_characters: bool) -> list[str]:
-    """The tokens of mteval-v13a; `by_characters` sets Han, kana and wide punctuation apart first."""
+    """The tokens of mteval-v13a; `by_characters` sets Han, kana, Thai and wide punctuation apart first."""
     text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     if "&" in text:
         for entity, char in ENTITIES:

@@ -37,6 +37,8 @@ class Config:
 class Reward:
     """F_beta of precision and recall, each the mean over the orders that both texts are long enough for."""
 
+    if_unpaid = "give references that are not blank, or choose another reward"
+
     def __init__(self, config: Config, context: RewardContext):
         self.config = config
 

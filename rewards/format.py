@@ -14,12 +14,9 @@ from instructrec_rl.core import Batch, InputError
 from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
 from instructrec_rl.rewards.json_schema import check_schema, fits
+from instructrec_rl.rewards.tokens import words
 
 Rule = Callable[[str], bool]
-
-# a word, or one Han character, kana or Hangul syllable, as those scripts need no blanks between words
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 
 
 @dataclass
@@ -84,16 +81,16 @@ def _rules(config: Config) -> dict[str, Rule]:
         "schema": lambda text: (value := _read(text)) is not BROKEN and fits(value, config.schema),
         "min_chars": lambda text: len(text) >= config.min_chars,
         "max_chars": lambda text: len(text) <= config.max_chars,
-        "min_words": lambda text: len(WORD.findall(text)) >= config.min_words,
-        "max_words": lambda text: len(WORD.findall(text)) <= config.max_words,
-        "no_repetition": lambda text: _all_differ(WORD.findall(text.casefold()), config.no_repetition),
+        "min_words": lambda text: len(words(text)) >= config.min_words,
+        "max_words": lambda text: len(words(text)) <= config.max_words,
+        "no_repetition": lambda text: _all_differ(words(text.casefold()), config.no_repetition),
     }
     return {name: rule for name, rule in known.items() if getattr(config, name)}
 
 
-def _all_differ(words: list[str], size: int) -> bool:
+def _all_differ(found: list[str], size: int) -> bool:
     """Whether no run of `size` words comes twice."""
-    runs = list(zip(*(words[start:] for start in range(size))))
+    runs = list(zip(*(found[start:] for start in range(size))))
     return len(set(runs)) == len(runs)
 
 

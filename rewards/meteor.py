@@ -57,6 +57,8 @@ class Config:
 class Reward:
     """(1 - gamma (chunks / matches)^beta) P R / (alpha P + (1 - alpha) R)."""
 
+    if_unpaid = "give references that are not blank, or choose another reward"
+
     def __init__(self, config: Config, context: RewardContext):
         self.config = config
         plain: Callable[[str], bool] = str.isascii

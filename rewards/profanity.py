@@ -17,10 +17,10 @@ import numpy as np
 from instructrec_rl.core import Batch, InputError, nearest
 from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
+from instructrec_rl.rewards.tokens import words
 
 MAX_MEMO = 100_000  # distinct texts remembered between calls
 MARK = "\ue000"  # of private use; a word found becomes four of them
-WORD = re.compile(r"\w+")
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Reward:
                 raise InputError(f'allow: "{word}" is not on the list.{nearest(word.lower(), listed)}')
         self.filter.load_censor_words(whitelist_words=list(config.allow))
         self.filter.add_censor_words([word.lower() for word in config.words])
-        words = [str(word) for word in self.filter.CENSOR_WORDSET]
-        self.filter.CENSOR_WORDSET = WordSet(words, self.filter.CHARS_MAPPING)
+        found = [str(word) for word in self.filter.CENSOR_WORDSET]
+        self.filter.CENSOR_WORDSET = WordSet(found, self.filter.CHARS_MAPPING)
         self.value = functools.lru_cache(maxsize=MAX_MEMO)(self._value)
 
     def score(self, batch: Batch) -> np.ndarray:
@@ -60,7 +60,7 @@ class Reward:
         found = self.filter.censor(text.replace(MARK, " "), MARK).count(MARK * 4)
         if self.config.variant == "clean":
             return float(found == 0)
-        return max(0.0, 1.0 - found / max(len(WORD.findall(text)), 1))
+        return max(0.0, 1.0 - found / max(len(words(text)), 1))
 
 
 class WordSet:

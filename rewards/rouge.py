@@ -7,11 +7,13 @@ computes it with `RougeScorer([...], use_stemmer=...)`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import regex
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
@@ -24,6 +26,9 @@ from instructrec_rl.rewards.tokens import (
     CHARACTERS,
     LANG_HELP,
     LANGUAGES,
+    OTHER_SCRIPT,
+    OTHER_WORD,
+    PICTURES,
     Tokeniser,
     TokenTexts,
     by_character,
@@ -40,7 +45,8 @@ VARIANTS = {
 }
 KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 TOKEN_BYTES = bytes(byte if byte in KEPT else ord(" ") for byte in bytes(range(256)).lower())
-WORDS = re.compile(f"[a-z0-9]+|[{CHARACTERS}]")
+WORDS = regex.compile(f"[a-z0-9]++|[{CHARACTERS}]|(?P<other>{OTHER_WORD})", regex.V1)
+HAS_WORD = re.compile("[A-Za-z0-9]")
 
 
 @dataclass
@@ -60,7 +66,10 @@ class Reward:
 
     def __init__(self, config: Config, context: RewardContext):
         self.config, self.variants = config, VARIANTS[config.variant]
-        tokeniser = Tokeniser(lambda text: not by_character(text, config.lang), _spans, _words)
+        read = "" if config.lang != "en" else "reward.lang=auto, which reads every script, or "
+        bigrams = "reward.variant=rouge1, as rouge2 needs two words, or " if config.variant == "rouge2" else ""
+        self.if_unpaid = f"choose {read}{bigrams}reward=chrf, which reads characters"
+        tokeniser = Tokeniser(lambda text: _is_plain(text, config.lang), _spans, _words)
         self.texts = TokenTexts(tokeniser, _stem() if config.stemmer else None, replace=True)
 
     def score(self, batch: Batch) -> np.ndarray:
@@ -115,8 +124,24 @@ def _spans(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
     return data, edges[::2].copy(), edges[1::2].copy()
 
 
+def _is_plain(text: str, lang: str) -> bool:
+    """Whether rouge_score's tokens are ours: in English, and in texts of Latin letters alone. A text, or a line of
+    several, without a word is looked at for pictures.
+    """
+    if lang == "en" or text.isascii():
+        return True
+    if by_character(text, lang) or OTHER_SCRIPT.search(text):
+        return False
+    return all(HAS_WORD.search(line) or not PICTURES.search(line) for line in text.split("\n"))
+
+
 def _words(text: str) -> list[str]:
-    return WORDS.findall(text.lower())
+    """rouge_score's words, Han and kana by character, and the words of all other scripts in form NFC; of a text
+    without any of them its emoji and symbols.
+    """
+    found = WORDS.finditer(text.lower())
+    words = [unicodedata.normalize("NFC", match[0]) if match["other"] else match[0] for match in found]
+    return words or PICTURES.findall(text)
 
 
 def f1(shared: np.ndarray, response_size: np.ndarray, reference_size: np.ndarray) -> np.ndarray:

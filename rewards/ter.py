@@ -37,6 +37,8 @@ class Config:
 class Reward:
     """max(0, 1 - TER)."""
 
+    if_unpaid = "give references that are not blank, or choose another reward"
+
     def __init__(self, config: Config, context: RewardContext):
         from sacrebleu.metrics.ter import TER
 

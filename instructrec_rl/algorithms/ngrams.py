@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
+from instructrec_rl.rewards.tokens import WORDS_VERSION, refuse_other_words, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from instructrec_rl.env.environment import Environment
 
 FILES = "ngrams.safetensors", "ngrams.json"
-# A word is a run of letters and digits, also a single one ("8"); Han and kana have no blanks, so each counts alone.
-TOKEN = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+"
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # of the penalty; the one that is best on validation is kept
 
 
@@ -54,13 +53,15 @@ class NgramsPolicy:
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
         write_bytes_atomic(folder / FILES[0], save({"weights": self.weights, "bias": self.bias, "known": self.known}))
-        write_json_atomic(folder / FILES[1], {"idf": self.idf})
+        write_json_atomic(folder / FILES[1], {"idf": self.idf, "words": WORDS_VERSION})
 
 
 def _new_vectorizer(vocabulary: dict[str, int] | None = None) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(token_pattern=TOKEN, ngram_range=(1, 2), sublinear_tf=True, vocabulary=vocabulary)
+    return TfidfVectorizer(
+        tokenizer=words, token_pattern=None, ngram_range=(1, 2), sublinear_tf=True, vocabulary=vocabulary
+    )
 
 
 def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> NgramsPolicy:
@@ -93,4 +94,5 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Ngram
 def load(folder: Path, items: list[Item]) -> NgramsPolicy:
     """Read what `save` wrote."""
     about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
+    refuse_other_words(about, folder / FILES[1])
     return NgramsPolicy(about["idf"], **load_file(folder / FILES[0]))

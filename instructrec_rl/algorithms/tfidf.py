@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.rewards.tokens import WORDS_VERSION, refuse_other_words, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from instructrec_rl.env.environment import Environment
 
 FILE = "tfidf.json"
-# A word is a run of letters and digits, also a single one ("8"); Han and kana have no blanks, so each counts alone.
-TOKEN = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+"
 
 
 @dataclass
@@ -44,13 +43,13 @@ class TfidfPolicy:
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
-        write_json_atomic(folder / FILE, {"idf": self.idf})
+        write_json_atomic(folder / FILE, {"idf": self.idf, "words": WORDS_VERSION})
 
 
 def _vectorizer(**options: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(token_pattern=TOKEN, **options)
+    return TfidfVectorizer(tokenizer=words, token_pattern=None, **options)
 
 
 def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> TfidfPolicy:
@@ -64,4 +63,5 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Tfidf
 def load(folder: Path, items: list[Item]) -> TfidfPolicy:
     """Read what `save` wrote."""
     about = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    refuse_other_words(about, folder / FILE)
     return TfidfPolicy(about["idf"], [item.text for item in items])

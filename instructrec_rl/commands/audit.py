@@ -6,7 +6,6 @@ oracle's. One that pays such an answer nearly as well as a right one would teach
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from instructrec_rl.core import InputError
 from instructrec_rl.core.command_line import DONE, FAULT, Parser
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.rewards import RewardError, load_reward
+from instructrec_rl.rewards.tokens import words
 from instructrec_rl.run.evaluate import DRAWS
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ LONG_ROWS = (
 LONG_WORDS = 512  # words of the longest text
 MAX_CATALOG_CHARS = 100_000  # of the whole catalog joined
 FILLER = "yes"  # the word where the catalog has none, only emoji say
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # a Han or kana character is a word
 TOO_HIGH = " too high"
 
 
@@ -143,9 +142,9 @@ def audit(
 def _text_probes(env: Environment, rows: np.ndarray, menu: np.ndarray, rng: np.random.Generator) -> Iterator[Probe]:
     """The degenerate texts that no catalog holds."""
     examples, catalog = [env.examples[row] for row in rows], _texts(env, menu)
-    vocabulary, counts = np.unique(_words(" ".join(catalog)) or [FILLER], return_counts=True)
+    vocabulary, counts = np.unique(words(" ".join(catalog)) or [FILLER], return_counts=True)
     common = str(vocabulary[counts.argmax()])
-    first = [next(iter(_words(" ".join(example.references[:1]))), common) for example in examples]
+    first = [next(iter(words(" ".join(example.references[:1]))), common) for example in examples]
     stuffed = np.array([len(set(example.references)) > 1 for example in examples])
     several = [" ".join(example.references) for example in np.array(examples, dtype=object)[stuffed]]
     few = np.sort(rng.choice(rows, size=min(LONG_ROWS, len(rows)), replace=False))
@@ -159,10 +158,6 @@ def _text_probes(env: Environment, rows: np.ndarray, menu: np.ndarray, rng: np.r
     asked = "" if stuffed.all() else f"on the {len(several)} rows with several references"
     yield Probe("all references joined", rows[stuffed], several, asked)
     yield Probe("the whole catalog joined", few, [whole] * len(few), note)
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text)
 
 
 def _popular(env: Environment, rows: np.ndarray, menu: np.ndarray) -> list[str]:

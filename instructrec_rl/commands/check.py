@@ -69,11 +69,12 @@ def check_reward(name: str, env_name: str = "") -> str:
 
     Raises InputError where the reward cannot be loaded or used there, or where a score is not in [0, 1].
     """
-    from instructrec_rl.rewards import load_reward
+    from instructrec_rl.rewards import load_reward, refuse_unpaid
 
     env = _load_env(env_name or _env_beside(find_rewards()[name]))
     examples = [env.examples[row] for row in env.splits["train"][:SAMPLE]]
     reward = load_reward(name, env=env)
+    refuse_unpaid(reward, env.examples, env.splits["train"].tolist(), env.spec.files[-1])
     means = []
     for responses in ([example.references[0] for example in examples], [""] * len(examples)):
         scores = reward.score(  # it checks the shape, that scores are finite and that they are in [0, 1]

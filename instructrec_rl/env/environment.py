@@ -48,9 +48,11 @@ class Environment:
     @cached_property
     def reward(self) -> Reward:
         """The training reward, loaded with this environment as its context."""
-        from instructrec_rl.rewards import load_reward
+        from instructrec_rl.rewards import load_reward, refuse_unpaid
 
-        return load_reward(self.reward_name, env=self, **self.reward_options)
+        reward = load_reward(self.reward_name, env=self, **self.reward_options)
+        refuse_unpaid(reward, self.examples, self.spec.rows("train").tolist(), self.spec.files[-1])
+        return reward
 
     @cached_property
     def reward_table(self) -> RewardTable:

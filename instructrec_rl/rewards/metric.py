@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from instructrec_rl.core import Batch
+from instructrec_rl.core import Batch, InputError, nearest
 from instructrec_rl.rewards import load_reward
 
 USAGE = """
@@ -57,25 +57,99 @@ def _metric_class() -> type:
 
     text = Value("string")
     several = Features({"predictions": text, "references": ListOf(text)})
-    one = Features({"predictions": text, "references": text})
 
     class InstructrecMetric(evaluate.Metric):
-        """Scores what was added in one batch."""
+        """Scores what was added in one batch. What evaluate would refuse in its own words is looked at before."""
 
         reward: Any
+        num_added = 0
 
         def _info(self) -> Any:
             return evaluate.MetricInfo(
                 description="A reward of instructrec-rl as a metric: its mean over the rows.",
                 citation="",
                 inputs_description=USAGE,
-                features=[several, one],
+                features=[several],
             )
+
+        def add(self, *, prediction: Any = None, reference: Any = None, **more: Any) -> None:
+            """Add one prediction with its reference or references."""
+            self.add_batch(predictions=[prediction], references=[reference], **more)
+
+        def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
+            """Add predictions with the reference or references of each."""
+            _refuse_others(more, ("predictions", "references"))
+            responses, right = _checked(predictions, references, self.num_added)
+            if responses:
+                super().add_batch(predictions=responses, references=right)
+                self.num_added += len(responses)
+
+        def compute(self, *, predictions: Any = None, references: Any = None, **more: Any) -> Any:
+            """The means over these rows and those added before. Raises InputError, with the row, for wrong input."""
+            _refuse_others(more, ("instructions", "rows"))
+            if predictions is not None or references is not None:
+                self.add_batch(predictions=predictions, references=references)
+            if self.num_added == 0:
+                raise InputError("nothing to score: there are no predictions")
+            self.num_added = 0
+            try:
+                return super().compute(**more)
+            except InputError:
+                self.data = self.writer = self.buf_writer = None  # the next rows begin anew
+                raise
 
         def _compute(self, *, predictions: list[str], references: list[Any], **more: Any) -> dict[str, float]:
             return _means(self.reward, predictions, references, **more)
 
     return InstructrecMetric
+
+
+def _refuse_others(given: Any, known: tuple[str, ...]) -> None:
+    for name in given:
+        if name not in known:
+            raise InputError(f'a metric takes no "{name}".{nearest(name, known)}')
+
+
+def _checked(predictions: Any, references: Any, first: int) -> tuple[list[str], list[list[str]]]:
+    """Responses (B,) and the references of each (B, any), as given or of one text each. Rows count from `first`.
+
+    Raises InputError, with the row, for what is missing, is no text, or cannot be written as UTF-8.
+    """
+    for name, given in (("predictions", predictions), ("references", references)):
+        if given is None or isinstance(given, str | dict) or not hasattr(given, "__len__"):
+            found = "nothing" if given is None else f"a {type(given).__name__}"
+            raise InputError(
+                f"{name}: expected a list with an entry a row ([] where a row has no reference), got {found}"
+            )
+    if len(predictions) != len(references):
+        raise InputError(f"{len(predictions)} predictions but {len(references)} references: each row has one of each")
+    right: list[list[str]] = []
+    for row, (response, held) in enumerate(zip(predictions, references), start=first):
+        _refuse_other_than_text(response, f"row {row}: the prediction")
+        if held is None:
+            raise InputError(f"row {row}: the reference is missing; expected a text or a list of texts")
+        if not isinstance(held, str | list | tuple) and not hasattr(held, "tolist"):
+            raise InputError(f"row {row}: the reference is {_shown(held)}, expected a text or a list of texts")
+        texts = [held] if isinstance(held, str) else list(held)
+        for text in texts:
+            _refuse_other_than_text(text, f"row {row}: a reference")
+        right.append(texts)
+    return list(predictions), right
+
+
+def _refuse_other_than_text(text: Any, what: str) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"{what} is {_shown(text)}, expected text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{what} has half of a surrogate pair (character {error.start})") from error
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:80] + "..."
 
 
 def _means(

@@ -25,6 +25,7 @@ from instructrec_rl.core import Batch, InputError, Item, nearest
 from instructrec_rl.core.files import find_rewards, read_yaml
 from instructrec_rl.core.options import build_config
 
+UNPAID_ROWS = 256  # looked at at a time
 SLACK = 1e-9  # how far outside [0, 1] a score may lie by rounding; it is clipped
 
 
@@ -156,6 +157,32 @@ class Reward:
     def _unfit(self, reason: str, value: str = "", where: str = "") -> RewardError:
         said = f"{where}: the score {value} {reason}" if where else reason
         return RewardError(f"reward {self.name}: {said}", self.path)
+
+
+def refuse_unpaid(reward: Reward, examples: Any, rows: Sequence[int], file: Path) -> None:
+    """Raise InputError where a reward, or a part of a composed one, scores each right answer 0 against itself.
+
+        reason = f'no right answer has a word that it reads (the first: row "{example.id}", "{shown}"): it pays none'
+    scorer says by `if_unpaid` what to choose instead; one row that is paid is enough.
+    """
+    for part in getattr(getattr(reward.scorer, "_parts", None), "rewards", {}).values():
+        refuse_unpaid(part, examples, rows, file)
+    advice = getattr(reward.scorer, "if_unpaid", "")
+    first: Any = None
+    for start in range(0, len(rows) if advice else 0, UNPAID_ROWS):
+        chosen = [examples[row] for row in rows[start : start + UNPAID_ROWS]]
+        pairs = [(example, text) for example in chosen for text in example.references]
+        first = first or next(iter(pairs), None)
+        asked, right = [example.instruction for example, _ in pairs], [[text] for _, text in pairs]
+        if reward.score(asked, [text for _, text in pairs], right).any():
+            return
+    if first is not None:
+        example, text = first
+        shown = text[:60] + ("..." if len(text) > 60 else "")
+        reason = (
+            f'no right answer has a word that it reads (the first: row "{example.id}", "{shown}"), so that it pays none'
+        )
+        raise RewardError(f"reward {reward.name}: {reason}; {advice}", file)
 
 
 def load_reward(name: str, /, env: Any = None, **options: Any) -> Reward:

@@ -5,25 +5,66 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import regex
 
 from instructrec_rl.core import InputError
 from instructrec_rl.rewards.ngrams import cut, sizes_of
 from instructrec_rl.rewards.pairs import Pairs
 
 LANGUAGES = ("auto", "en", "zh")
-LANG_HELP = "Han and kana by character: auto (where a text has any), zh (the same), en (never)"
+LANG_HELP = (
+    "auto: words of any script, Han, kana, Thai and the like by character; zh: the same; en: the reference's rule"
+)
 # Han ideographs, radicals and the marks that stand for one, and kana. Punctuation is left out.
 CHARACTERS = (
     "\u2e80-\u2eff\u2f00-\u2fdf\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U000323af\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9d"
     "\U0001aff0-\U0001b16f"
 )
-CHARACTER = re.compile(f"[{CHARACTERS}]")
+# Scripts of South-East Asia that put no blanks between words (UAX 14's class SA): taken by letter with its marks.
+UNSPACED = (
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ecd\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u1780-\u17d3\u17dc\u17dd"
+    "\u1950-\u1974\u1980-\u19c9\u1a20-\u1a7c\ua9e0-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa7f\uaa80-\uaadf"
+)
+CHARACTER = re.compile(f"[{CHARACTERS}{UNSPACED}]")
+BY_CHARACTER = rf"[{CHARACTERS}]|[{UNSPACED}]\p{{M}}*+"
+_APART = regex.compile(BY_CHARACTER)
+
+# A word by Unicode's rule (UAX 29): letters, digits and underscores with their marks; an apostrophe or point between
+# letters and a point or comma between digits join. What has no blanks between words counts by character.
+_MARKS = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*+"
+_LETTER = rf"[[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}\p{{No}}\p{{Nl}}]--[{CHARACTERS}]]{_MARKS}"
+_DIGIT = rf"\p{{WB=Numeric}}{_MARKS}"
+_IN_WORD = rf"(?:[[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']--[:：]]{_MARKS}(?={_LETTER}))?+"
+_IN_NUMBER = rf"(?:[\p{{WB=MidNum}}\p{{WB=MidNumLet}}']{_MARKS}(?={_DIGIT}))?+"
+_WORD = regex.compile(
+    rf"[{CHARACTERS}]{_MARKS}|[\p{{L}}--[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}]]{_MARKS}"
+    rf"|(?:{_LETTER}{_IN_WORD}|{_DIGIT}{_IN_NUMBER}|[\p{{WB=ExtendNumLet}}--\u202f]{_MARKS})++",
+    regex.V1,
+)
+_ASCII_WORD = re.compile(r"\w+(?:(?:(?<=[A-Za-z])['.](?=[A-Za-z])|(?<=[0-9])[.,;'](?=[0-9]))\w+)*", re.ASCII)
+WORDS_VERSION = 2  # of what `words` finds: what is saved with counts of words names it
+
+# Words of the scripts that rouge_score reads as blanks. Latin stays as it reads it: a to z, and accents separate.
+_ELSEWHERE = (
+    r"[[\p{L}\p{Nd}\p{Nl}]--[\p{Script=Latin}\p{Script=Common}\p{Script=Inherited}\p{Script=Han}"
+    rf"\p{{Script=Hiragana}}\p{{Script=Katakana}}{UNSPACED}]]{_MARKS}"
+)
+OTHER_WORD = (
+    rf"[{UNSPACED}]\p{{M}}*+|(?:{_ELSEWHERE}(?:[[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']--:](?={_ELSEWHERE}))?+)++"
+)
+OTHER_SCRIPT = re.compile(  # a quick look: every letter that OTHER_WORD takes, and some more
+    "[\u0370-\u1dff\u1f00-\u1fff\u2126\u2c00-\u2dff\u3105-\u3130\u3131-\u318e\u31a0-\u31bf\ua000-\uabff\uac00-\ud7ff"
+    "\ufb07-\ufdff\ufe70-\ufeff\uffa0-\uffdc\U00010000-\U0001aff0\U0001b170-\U0001d3ff\U0001d800-\U0001efff]"
+)
+PICTURES = regex.compile(r"(?=[[\p{Extended_Pictographic}\p{So}\p{RI}]--[\x00-\xff]])\X", regex.V1)
 
 SLICE_CHARS = 1 << 16  # tokenised at a time: arrays stay in the cache
 CHUNK_CHARS = 1 << 21  # scored at a time: at most 2**20 tokens, so Unicode has a character for each
@@ -36,13 +77,24 @@ MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E
 FIRST_TOKEN, VOCABULARY = 0xE000, 0x110000  # every token is a character of Unicode, after its surrogates
 
 
+def words(text: str) -> list[str]:
+    """The words of a text in any script, in order: what every count of words here counts."""
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text)
+
+
+def refuse_other_words(about: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError for a saved vocabulary of words that were found by another rule: it would fit no text."""
+    if about.get("words") != WORDS_VERSION:
+        raise InputError("saved when words were counted by another rule; learn it again", path)
+
+
 def spaced(text: str) -> str:
-    """`text` with blanks around each Han and kana character."""
-    return CHARACTER.sub(r" \g<0> ", text)
+    """`text` with blanks around each Han and kana character, and around each of the scripts that write without."""
+    return _APART.sub(r" \g<0> ", text)
 
 
 def by_character(text: str, lang: str) -> bool:
-    """Whether `lang` splits this text's Han and kana into characters (in a text without any both give the same)."""
+    """Whether `lang` splits this text's Han, kana, Thai and the like (in a text without any both give the same)."""
     return lang != "en" and not text.isascii() and CHARACTER.search(text) is not None
 
 

@@ -222,7 +222,7 @@ def test_rank_correlation_is_spearmans() -> None:
 
 
 def test_words_of_chinese_are_characters() -> None:
-    assert audits._words("2个pizza和可乐, crust_thin") == ["2", "个", "pizza", "和", "可", "乐", "crust_thin"]
+    assert audits.words("2个pizza和可乐, crust_thin") == ["2", "个", "pizza", "和", "可", "乐", "crust_thin"]
 
 
 @pytest.mark.parametrize(

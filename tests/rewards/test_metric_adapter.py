@@ -79,6 +79,47 @@ def test_errors_are_the_rewards_own() -> None:
         as_metric("rouge").compute(predictions=["a", "b"], references=[["a"], []])
 
 
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"predictions": [], "references": []}, "nothing to score"),
+    ({}, "nothing to score"),
+    ({"predictions": ["a"]}, "references: expected a list with an entry a row"),
+    ({"references": ["a"]}, "predictions: expected a list"),
+    ({"predictions": "a", "references": ["a"]}, "predictions: expected a list .* got a str"),
+    ({"predictions": ["a"], "references": [None]}, "row 0: the reference is missing"),
+    ({"predictions": ["a", "b"], "references": [["a"], ["b", None]]}, "row 1: a reference is None, expected text"),
+    ({"predictions": ["a", None], "references": ["a", "b"]}, "row 1: the prediction is None, expected text"),
+    ({"predictions": ["a", 3], "references": ["a", "b"]}, "row 1: the prediction is 3, expected text"),
+    ({"predictions": ["a"], "references": [3.5]}, "row 0: the reference is 3.5, expected a text or a list"),
+    ({"predictions": ["a"], "references": [{"text": "a"}]}, "row 0: the reference is {'text': 'a'}"),
+    ({"predictions": ["a", "\ud800"], "references": ["a", "a"]}, "row 1: the prediction has half of a surrogate pair"),
+    ({"predictions": ["a"], "references": [["a", "b\udfff"]]}, "row 0: a reference has half of a surrogate pair"),
+    ({"predictions": ["a"], "references": ["a", "b"]}, "1 predictions but 2 references"),
+    ({"predictions": ["a"], "references": ["a"], "instructions": ["x", "y"]}, "1 responses but 2 instructions"),
+    ({"predictions": ["a"], "references": ["a"], "instruction": ["x"]}, 'no "instruction".* mean "instructions"'),
+    ({"predictions": ["a", "b"], "references": ["a", []]}, "reward rouge: row 1 has no references"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), BAD)
+def test_wrong_input_is_an_error_with_its_row_and_leaves_the_metric_usable(given: dict[str, Any], message: str) -> None:
+    metric = as_metric("rouge")
+    with pytest.raises(InputError, match=message):
+        metric.compute(**given)
+    assert metric.compute(predictions=["a b", "c"], references=["a b", ["d", "c"]]) == {"rouge": 1.0}
+
+
+def test_rows_added_one_by_one_are_counted_in_errors() -> None:
+    metric = as_metric("bleu")
+    metric.add(prediction="a", reference="a")
+    metric.add_batch(predictions=[], references=[])
+    with pytest.raises(InputError, match="row 1: the prediction is None"):
+        metric.add(prediction=None, reference="a")
+    metric.add_batch(predictions=["b"], references=[["b", "c"]])
+    assert metric.compute()["bleu"] == 1
+    with pytest.raises(InputError, match="nothing to score"):
+        metric.compute()
+
+
 SCRIPT = """
 import socket, sys
 def refuse(*a, **k): raise AssertionError("the network was asked for")

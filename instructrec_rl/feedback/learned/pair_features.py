@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instructrec_rl.encoders.bert import refused
+from instructrec_rl.rewards.tokens import words
 
 if TYPE_CHECKING:
     from instructrec_rl.encoders.bert import Encoder
 
-# a Han or kana character is a word
-WORD = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+"
 MAX_WORDS = 2048  # of the vocabulary
 BASIS_TEXTS = 2000  # texts from which principal directions are taken
 DIRECTIONS = {"meaning": 192, "words": 256, "together": 64}
@@ -30,7 +29,9 @@ class TextTable:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.encoder = encoder
-        self.tfidf = TfidfVectorizer(token_pattern=WORD, sublinear_tf=True, max_features=MAX_WORDS, dtype=np.float32)
+        self.tfidf = TfidfVectorizer(
+            tokenizer=words, token_pattern=None, sublinear_tf=True, max_features=MAX_WORDS, dtype=np.float32
+        )
         self.has_words = any(self.tfidf.build_analyzer()(text) for text in responses)
         if self.has_words:
             self.tfidf.fit(responses)
