@@ -19,6 +19,7 @@ from instructrec_rl.cli import DONE, FAULT, WRONG_INPUT, run_command
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.experiment_files import SET_BY_BENCH, is_bench, read_bench
 from instructrec_rl.files import find_experiments, read_yaml
+from instructrec_rl.inert import printable
 from instructrec_rl.launchers import LAUNCHERS, Launcher, Local, Ray
 from instructrec_rl.overrides import parse
 
@@ -193,7 +194,7 @@ def _conclude(states: list[State], codes: set[int], out: Path) -> int:
     for state in states:
         if state.status == "failed":
             print(f"\n{state.run.name} failed {ATTEMPTS} times; its log: {state.log}")
-            print("\n".join(f"  {line}" for line in state.last_words()))
+            print("\n".join(f"  {printable(line)}" for line in state.last_words()))
     print(f"results: {out / 'bench.json'}")
     if any(state.status == "done" for state in states):
         from instructrec_rl.bench_gather import gather
@@ -288,7 +289,8 @@ def _described() -> dict[str, str]:
 
 
 def _benches() -> str:
-    return "\n".join(f"  {name:<20} {about}" for name, about in _described().items()) or "  (none found)"
+    lines = [f"  {printable(name):<20} {printable(about)}" for name, about in _described().items()]
+    return "\n".join(lines) or "  (none found)"
 
 
 if __name__ == "__main__":

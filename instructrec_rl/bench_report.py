@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from instructrec_rl import inert
 from instructrec_rl.bench_findings import Comparison, Findings, Standing, find
 from instructrec_rl.bench_gather import gather, gather_runs
 from instructrec_rl.bench_parts import Section, spanned
@@ -125,11 +126,9 @@ def page(results: Results, sections: Sequence[Section], lead: str, compared: boo
 
 def markdown(results: Results, sections: Sequence[Section], lead: str) -> str:
     """The report as Markdown."""
-    asked = str(results.about.get("description") or "")
-    return (
-        "\n\n".join(part for part in (f"# {results.name}", asked, lead, *(s.markdown() for s in sections)) if part)
-        + "\n"
-    )
+    asked = inert.markdown_paragraph(results.about.get("description") or "")
+    head = (f"# {inert.markdown(results.name)}", asked, inert.markdown_paragraph(lead))
+    return "\n\n".join(part for part in (*head, *(each.markdown() for each in sections)) if part) + "\n"
 
 
 def table_of(findings: Sequence[Findings]) -> str:
@@ -147,13 +146,25 @@ def _lines(findings: Sequence[Findings]) -> Iterator[list[str]]:
             instructions = sum(task.sizes[split] for split in task.splits)
             about = ("" if place.tries is None else str(place.tries), f"{place.cpu_s:.3f}")
             whole = [_raw(place, task.splits, task.metric), *_ends(place.mean), *_ends(place.iqm)]
-            start = [task.env, place.variant]
+            start = [inert.csv_cell(task.env), inert.csv_cell(place.variant)]
             seeds = str(len(place.runs))
-            yield [*start, ALL, task.metric, seeds, str(instructions), *whole, *about]
+            yield [*start, ALL, inert.csv_cell(task.metric), seeds, str(instructions), *whole, *about]
             for metric, found in place.metrics.items():
                 if metric != task.metric:
                     raw = _raw(place, task.splits, metric)
-                    yield [*start, ALL, metric, seeds, str(instructions), raw, *_ends(found), "", "", "", *about]
+                    yield [
+                        *start,
+                        ALL,
+                        inert.csv_cell(metric),
+                        seeds,
+                        str(instructions),
+                        raw,
+                        *_ends(found),
+                        "",
+                        "",
+                        "",
+                        *about,
+                    ]
             for split, size in task.sizes.items():
                 for metric in place.metrics:
                     one = place.splits.get(split) if metric == task.metric else None
@@ -162,7 +173,19 @@ def _lines(findings: Sequence[Findings]) -> Iterator[list[str]]:
                         one = interval(means)
                     ends = _ends(one) if one else ["", "", ""]
                     raw = _raw(place, [split], metric)
-                    yield [*start, split, metric, seeds, str(size), raw, *ends, "", "", "", *about]
+                    yield [
+                        *start,
+                        inert.csv_cell(split),
+                        inert.csv_cell(metric),
+                        seeds,
+                        str(size),
+                        raw,
+                        *ends,
+                        "",
+                        "",
+                        "",
+                        *about,
+                    ]
 
 
 def _raw(place: Standing, splits: Sequence[str], metric: str) -> str:

@@ -21,6 +21,7 @@ from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
 from instructrec_rl.evaluate import Scorer, Summary, chance, normalise, play, summarise, watched
 from instructrec_rl.files import write_json_atomic
+from instructrec_rl.inert import printable
 from instructrec_rl.manifest import forget_if_nothing_was_learned, open_folder
 from instructrec_rl.monitor import Monitor
 from instructrec_rl.policies import save_policy
@@ -46,7 +47,8 @@ def run(config: RunConfig) -> Path:
         return _learn_along(config, env, scorer)
     folder = open_folder(config, env)
     names = ["train", "validation", *spec.test_splits]
-    print(f"{spec.name}: {len(env.examples):,} instructions, {len(env.items)} items, splits {', '.join(names)}")
+    sizes = f"{len(env.examples):,} instructions, {len(env.items)} items"
+    print(printable(f"{spec.name}: {sizes}, splits {', '.join(names)}"))
     started = encoder.num_encoded
     env.states()
     print(f"encoder: {encoder.num_encoded - started:,} texts encoded, the rest from the cache")
@@ -192,7 +194,7 @@ def _monitor(config: RunConfig, scorer: Scorer) -> Monitor | None:
         return None
 
     def say(words: str) -> None:
-        print(words, file=sys.stderr, flush=True)
+        print(printable(words), file=sys.stderr, flush=True)
 
     env = scorer.env
     metric, at_random = env.spec.metrics[0], chance(scorer, "validation", config.seed, watched(env))
@@ -229,7 +231,7 @@ def _tracker(config: RunConfig, folder: Path) -> Callable[[int, dict[str, float]
 
     def track(step: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
+            writer.add_scalar(printable(name), value, step)
         writer.flush()
 
     return track

@@ -16,7 +16,8 @@ REWARD_FILES = sorted(f"rewards/{path.name}" for path in ROOT.glob("rewards/*.py
 # its own level: no algorithm imports another, no reward file imports another. Imports inside functions count.
 LEVELS: list[list[str]] = [
     ["core"],
-    ["strict_json"],
+    ["strict_json", "inert"],
+    ["terminal"],
     ["files"],
     ["locks"],
     [
