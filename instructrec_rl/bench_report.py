@@ -26,6 +26,7 @@ from instructrec_rl.statistics import Interval, interval
 ALL = "mean of the splits"
 COLUMNS = ("env", "variant", "split", "metric", "seeds", "instructions", "raw", "normalized", "low", "high", "iqm",
            "iqm_low", "iqm_high", "interactions", "cpu_s")  # fmt: skip
+TEXTS = 4  # of these columns hold names, the others figures
 
 
 def results_of(paths: Sequence[Path]) -> tuple[Results, bool]:
@@ -136,7 +137,7 @@ def table_of(findings: Sequence[Findings]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(_lines(findings))
+    writer.writerows([*map(inert.csv_cell, line[:TEXTS]), *line[TEXTS:]] for line in _lines(findings))
     return out.getvalue()
 
 
@@ -146,16 +147,16 @@ def _lines(findings: Sequence[Findings]) -> Iterator[list[str]]:
             instructions = sum(task.sizes[split] for split in task.splits)
             about = ("" if place.tries is None else str(place.tries), f"{place.cpu_s:.3f}")
             whole = [_raw(place, task.splits, task.metric), *_ends(place.mean), *_ends(place.iqm)]
-            start = [inert.csv_cell(task.env), inert.csv_cell(place.variant)]
+            start = [task.env, place.variant]
             seeds = str(len(place.runs))
-            yield [*start, ALL, inert.csv_cell(task.metric), seeds, str(instructions), *whole, *about]
+            yield [*start, ALL, task.metric, seeds, str(instructions), *whole, *about]
             for metric, found in place.metrics.items():
                 if metric != task.metric:
                     raw = _raw(place, task.splits, metric)
                     yield [
                         *start,
                         ALL,
-                        inert.csv_cell(metric),
+                        metric,
                         seeds,
                         str(instructions),
                         raw,
@@ -175,8 +176,8 @@ def _lines(findings: Sequence[Findings]) -> Iterator[list[str]]:
                     raw = _raw(place, [split], metric)
                     yield [
                         *start,
-                        inert.csv_cell(split),
-                        inert.csv_cell(metric),
+                        split,
+                        metric,
                         seeds,
                         str(size),
                         raw,
