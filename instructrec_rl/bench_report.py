@@ -153,19 +153,7 @@ def _lines(findings: Sequence[Findings]) -> Iterator[list[str]]:
             for metric, found in place.metrics.items():
                 if metric != task.metric:
                     raw = _raw(place, task.splits, metric)
-                    yield [
-                        *start,
-                        ALL,
-                        metric,
-                        seeds,
-                        str(instructions),
-                        raw,
-                        *_ends(found),
-                        "",
-                        "",
-                        "",
-                        *about,
-                    ]
+                    yield [*start, ALL, metric, seeds, str(instructions), raw, *_ends(found), "", "", "", *about]
             for split, size in task.sizes.items():
                 for metric in place.metrics:
                     one = place.splits.get(split) if metric == task.metric else None
@@ -174,19 +162,7 @@ def _lines(findings: Sequence[Findings]) -> Iterator[list[str]]:
                         one = interval(means)
                     ends = _ends(one) if one else ["", "", ""]
                     raw = _raw(place, [split], metric)
-                    yield [
-                        *start,
-                        split,
-                        metric,
-                        seeds,
-                        str(size),
-                        raw,
-                        *ends,
-                        "",
-                        "",
-                        "",
-                        *about,
-                    ]
+                    yield [*start, split, metric, seeds, str(size), raw, *ends, "", "", "", *about]
 
 
 def _raw(place: Standing, splits: Sequence[str], metric: str) -> str:

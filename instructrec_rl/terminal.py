@@ -45,7 +45,7 @@ class Inert:
 def inert_output() -> Iterator[None]:
     """Make stdout and stderr `Inert`, and put back what they were."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (each if isinstance(each, Inert) else Inert(each) for each in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (each if isinstance(each, Inert) else Inert(each) for each in before)
     try:
         yield
     finally:
