@@ -13,7 +13,7 @@ import numpy as np
 
 from instructrec_rl import inert
 from instructrec_rl.bench_findings import Comparison, Findings, Standing, find
-from instructrec_rl.bench_gather import gather, gather_runs
+from instructrec_rl.bench_gather import gather, gather_runs, is_bench
 from instructrec_rl.bench_parts import Section, spanned
 from instructrec_rl.bench_results import REPORT, Results, merge, read_results, write_results
 from instructrec_rl.bench_sections import listed, sections_of
@@ -34,16 +34,24 @@ def results_of(paths: Sequence[Path]) -> tuple[Results, bool]:
 
     Raises InputError where a path is none of these, and for runs and benches together.
     """
-    for path in paths:
-        if not path.exists():
-            raise InputError("there is no such folder or file", path)
-    runs = [path for path in paths if (path / "result.json").is_file()]
+    runs = [path for path in paths if _is_run(path)]
     if runs and len(runs) < len(paths):
         raise InputError("give run folders, or benches, but not both: this one is a single run", runs[0])
     if runs:
         return gather_runs(runs), False
     found = [read_results(path) if path.is_file() else _gather_seen(path) for path in paths]
     return (found[0], False) if len(found) == 1 else (merge(found), True)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a path is a run's folder; False for a bench and a report.json. Raises InputError for anything else."""
+    if not path.exists():
+        raise InputError("there is no such folder or file", path)
+    if (path / "result.json").is_file() or path.is_file() or is_bench(path):
+        return (path / "result.json").is_file()
+    if (path / "config.yaml").is_file():
+        raise InputError("the run has not finished: it has no result.json; continue it with resume=true", path)
+    raise InputError("neither a run folder (it has no result.json) nor a bench's (no bench.json, no run in it)", path)
 
 
 def _gather_seen(folder: Path) -> Results:
