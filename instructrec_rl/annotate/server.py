@@ -213,6 +213,7 @@ def serve(session: Session, listening: socket.socket, host: str, token: str) -> 
     config = uvicorn.Config(
         make_app(session, token, is_loopback(host)),
         log_level="warning",
+        use_colors=False,  # its lines hold addresses from outside, and are made printable like all others
         access_log=False,
         server_header=False,
         limit_concurrency=256,

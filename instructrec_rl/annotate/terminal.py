@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.annotate.selection import Question
 from instructrec_rl.annotate.session import Session, WriteError
+from instructrec_rl.core.tables import console as make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,9 +22,7 @@ ASKS = {
 
 def ask(session: Session) -> None:
     """Ask until the annotator quits, or nothing is left. Each answer is on disk before "saved" is printed."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     annotator = _input(console, f"Your name ({getpass.getuser()}): ") or getpass.getuser()
     mode, skip = "rate", None
     while True:

@@ -21,6 +21,7 @@ from instructrec_rl.config.overrides import parse
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.command_line import DONE, FAULT, WRONG_INPUT
 from instructrec_rl.core.files import find_experiments, read_yaml
+from instructrec_rl.core.inert import printable
 
 if TYPE_CHECKING:
     from instructrec_rl.config.experiments import Bench
@@ -193,7 +194,7 @@ def _conclude(states: list[State], codes: set[int], out: Path) -> int:
     for state in states:
         if state.status == "failed":
             print(f"\n{state.run.name} failed {ATTEMPTS} times; its log: {state.log}")
-            print("\n".join(f"  {line}" for line in state.last_words()))
+            print("\n".join(f"  {printable(line)}" for line in state.last_words()))
     print(f"results: {out / 'bench.json'}")
     if any(state.status == "done" for state in states):
         from instructrec_rl.report.several_runs.gather import gather
@@ -288,4 +289,5 @@ def _described() -> dict[str, str]:
 
 
 def _benches() -> str:
-    return "\n".join(f"  {name:<20} {about}" for name, about in _described().items()) or "  (none found)"
+    lines = [f"  {printable(name):<20} {printable(about)}" for name, about in _described().items()]
+    return "\n".join(lines) or "  (none found)"

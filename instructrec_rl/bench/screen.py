@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.bench.folder import State
+from instructrec_rl.core.inert import printable
+from instructrec_rl.core.tables import console
 from instructrec_rl.run.screen import duration, share
 
 if TYPE_CHECKING:
@@ -63,13 +65,13 @@ def cells_of(row: dict[str, Any]) -> list[str]:
     """The texts of a row: variant, seeds done of all, what else they do, score, CPU seconds."""
     other = [f"{row[status]} {status}" for status in ("running", "failed", "stopped") if row.get(status)]
     done = f"{row.get('done', 0)} of {row['all']}"
-    return [row["variant"], done, ", ".join(other), share(row["score"]), f"{row['cpu_s']:,.0f}"]
+    return [printable(row["variant"]), done, ", ".join(other), share(row["score"]), f"{row['cpu_s']:,.0f}"]
 
 
 def heads_of(states: Sequence[State]) -> list[str]:
     """The heads of those columns. The score is of the environment's first metric."""
     metric = next((state.metric for state in states if state.metric), "score")
-    return ["variant", "done", "", metric, "CPU-s"]
+    return ["variant", "done", "", printable(metric), "CPU-s"]
 
 
 @dataclass
@@ -117,7 +119,7 @@ class BenchScreen:
         look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "header_style": "dim"}
         table = Table(title=title, title_justify="left", title_style="", **look)
         for place, head in enumerate(heads_of(self.states)):
-            table.add_column(head, justify="left" if place in LEFT else "right")
+            table.add_column(Text(head), justify="left" if place in LEFT else "right")
         for row in rows_of(self.states):
             style = "red" if row.get("failed") else "bold" if row.get("running") else ""
             table.add_row(*map(Text, cells_of(row)), style=style)
@@ -130,11 +132,10 @@ def following(states: list[State], workers: int) -> Iterator[BenchScreen]:
     if not sys.stderr.isatty():
         yield BenchScreen(states, workers)
         return
-    from rich.console import Console
     from rich.live import Live
 
     # no thread of its own: between a fork and its exec there should be one thread only
-    with Live(console=Console(stderr=True), auto_refresh=False) as live:
+    with Live(console=console(stderr=True), auto_refresh=False) as live:
         screen = BenchScreen(states, workers, live)
         try:
             yield screen

@@ -15,6 +15,8 @@ import numpy as np
 
 from instructrec_rl.core import InputError
 from instructrec_rl.core.command_line import DONE, FAULT, Parser
+from instructrec_rl.core.inert import printable
+from instructrec_rl.core.tables import console
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.rewards import RewardError, load_reward
 from instructrec_rl.rewards.tokens import words
@@ -207,7 +209,7 @@ def _cells(found: Audit) -> list[list[str]]:
         raw = "–" if each.raw is None else f"{each.raw:.3f}"
         notes = [each.note, "" if each.judged else "not judged"]
         share = _percent(each.share) + (TOO_HIGH if found.is_too_high(each) else "")
-        cells.append([each.name, raw, share, "; ".join(filter(None, notes))])
+        cells.append([each.name, raw, share, printable("; ".join(filter(None, notes)))])
     return cells
 
 
@@ -226,7 +228,7 @@ def lines(found: Audit) -> list[str]:
 
 def title(found: Audit) -> str:
     """What was audited."""
-    return f"audit of reward {found.reward} on {found.env}: {found.num_rows} instructions of the train split"
+    return printable(f"audit of reward {found.reward} on {found.env}: {found.num_rows} instructions of the train split")
 
 
 def remarks(found: Audit) -> list[str]:
@@ -264,12 +266,10 @@ def print_audit(found: Audit) -> None:
     if not sys.stdout.isatty():
         print("\n".join(lines(found)))
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print(table(found))
+    screen = console()
+    screen.print(table(found))
     for line in remarks(found):
-        console.print(line, markup=False, highlight=False)
+        screen.print(line, markup=False, highlight=False)
 
 
 def main(argv: list[str]) -> int:

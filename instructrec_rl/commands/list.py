@@ -12,6 +12,8 @@ from instructrec_rl.config.schema import ALGORITHM_NOTES
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.command_line import Parser
 from instructrec_rl.core.files import find_envs, find_experiments, find_rewards, read_yaml
+from instructrec_rl.core.inert import printable
+from instructrec_rl.core.tables import console
 
 
 def main(argv: list[str]) -> None:
@@ -27,7 +29,6 @@ def main(argv: list[str]) -> None:
 
 def _show(kind: str, rows: dict[str, str], heading: bool) -> None:
     if sys.stdout.isatty():
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -35,13 +36,16 @@ def _show(kind: str, rows: dict[str, str], heading: bool) -> None:
         table.add_column("name", no_wrap=True)
         table.add_column("description")
         for name, about in rows.items():
-            table.add_row(Text(name, style="bold"), Text(about, style="red" if about.startswith("broken: ") else ""))
-        Console().print(table)
+            table.add_row(
+                Text(printable(name), style="bold"),
+                Text(printable(about), style="red" if about.startswith("broken: ") else ""),
+            )
+        console().print(table)
         return
     if heading:
         print(f"{kind}:")
     for name, about in rows.items():
-        print(f"{name}\t{about}")
+        print(f"{printable(name)}\t{printable(about)}")
 
 
 def _described(paths: dict[str, Path], describe: Callable[[Path], str]) -> dict[str, str]:

@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from instructrec_rl.core import InputError, nearest
+from instructrec_rl.core.inert import printable, shortened
+from instructrec_rl.core.tables import inert_output
 
 COMMANDS = {
     "run": ("instructrec_rl.run.command", "train a policy, evaluate it and write a report"),
@@ -52,14 +54,19 @@ def run_command(command: Callable[[list[str]], Any], argv: Sequence[str] | None 
     """Run a command and return its exit code.
 
     0: done; 2: wrong input (the InputError's one line on stderr); 1: a fault of ours (a line and the traceback);
-    130: interrupted. A command may return a code of its own.
+    130: interrupted. A command may return a code of its own. What it prints is made inert: see terminal.py.
     """
+    with inert_output():
+        return _outcome(command, list(sys.argv[1:] if argv is None else argv))
+
+
+def _outcome(command: Callable[[list[str]], Any], argv: list[str]) -> int:
     try:
-        code = command(list(sys.argv[1:] if argv is None else argv))
+        code = command(argv)
         sys.stdout.flush()
         return code if isinstance(code, int) else DONE
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(shortened(printable(error)), file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

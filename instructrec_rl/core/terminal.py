@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from instructrec_rl.core.tables import console
+
 SECONDS_A_LINE = 10.0
 
 
@@ -20,12 +22,11 @@ def counted(what: str, unit: str, total: int, show: bool | None = None) -> Itera
     if show is False:
         yield lambda n: None
     elif show or sys.stderr.isatty():
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         pace = TextColumn("{task.fields[rate]:,.0f} " + unit + "/s")
         columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), pace, TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, console=console(stderr=True), transient=True) as bar:
             number = bar.add_task(what, total=total, rate=0.0)
             task = bar.tasks[number]
             yield lambda n: bar.update(number, advance=n, rate=(task.completed + n) / max(task.elapsed or 0, 1e-3))

@@ -14,6 +14,8 @@ from typing import Any
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.command_line import DONE, WRONG_INPUT, Parser
 from instructrec_rl.core.files import find_envs, write_jsonl_atomic
+from instructrec_rl.core.inert import printable, shortened
+from instructrec_rl.core.tables import console
 from instructrec_rl.feedback import exports, imports, quality
 from instructrec_rl.feedback.schema import MAX_LINE_BYTES, dump, json_schema
 from instructrec_rl.feedback.store import Store
@@ -84,7 +86,7 @@ def _check(argv: list[str]) -> int:
     store = _store(_parser("check").parse_args(argv).paths)
     for problem in store.problems:
         where = f"{_shown(problem.path)}:{problem.line}" if problem.line else _shown(problem.path)
-        print(f"{where}: {problem.reason}", file=sys.stderr)
+        print(shortened(printable(f"{where}: {problem.reason}")), file=sys.stderr)
     kinds = Counter(record.kind for record in store.records)
     good = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
     print(f"{len(store.paths):,} files, {len(store.entries):,} good lines, {len(store.problems):,} bad")
@@ -94,7 +96,7 @@ def _check(argv: list[str]) -> int:
     if store.num_duplicates:
         print(f"ids that were there twice: {store.num_duplicates:,}")
     for path in store.waiting:
-        print(f"{_shown(path)}: the last line has no newline yet; it waits for it")
+        print(f"{printable(_shown(path))}: the last line has no newline yet; it waits for it")
     return WRONG_INPUT if store.problems else DONE
 
 
@@ -124,7 +126,7 @@ def _stats(argv: list[str]) -> int:
     if env is not None:
         asked = {split: [env.examples[row].instruction for row in rows] for split, rows in env.splits.items()}
         found = quality.coverage(records, asked)
-        print("coverage: " + ", ".join(f"{split} {has:,} of {of:,}" for split, (has, of) in found.items()))
+        print("coverage: " + ", ".join(f"{printable(split)} {has:,} of {of:,}" for split, (has, of) in found.items()))
     from instructrec_rl.env.item_finder import fold
 
     alike = quality.near_duplicates(records, fold)
@@ -165,7 +167,7 @@ def _print_annotators(found: Iterable[quality.Annotator]) -> None:
         figures = [_figure(value) for value in (one.mean, one.deviation, one.agreement)]
         rows.append(
             [
-                one.name,
+                printable(one.name),
                 f"{one.count:,}",
                 f"{one.ratings:,}",
                 *figures,
@@ -175,7 +177,6 @@ def _print_annotators(found: Iterable[quality.Annotator]) -> None:
             ]
         )
     if sys.stdout.isatty():
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -184,7 +185,7 @@ def _print_annotators(found: Iterable[quality.Annotator]) -> None:
             table.add_column(name, justify="left" if place in (0, len(header) - 1) else "right")
         for row in rows[1:]:
             table.add_row(*map(Text, row))
-        Console().print(table)
+        console().print(table)
         return
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
@@ -262,9 +263,9 @@ def _import(argv: list[str]) -> int:
         arguments.correction,
     )
     for index, reason in found.broken:
-        print(f"{arguments.file}: row {index}: {reason}", file=sys.stderr)
+        print(shortened(printable(f"{arguments.file}: row {index}: {reason}")), file=sys.stderr)
     for note in found.notes:
-        print(f"{arguments.file}: {note}", file=sys.stderr)
+        print(shortened(printable(f"{arguments.file}: {note}")), file=sys.stderr)
     if not found.records:
         raise InputError(f"not one row could be read as {arguments.format}", arguments.file)
     _write(arguments.out, [dump(record) for record in found.records])

@@ -15,7 +15,8 @@ from typing import Any
 
 from instructrec_rl.core import InputError
 from instructrec_rl.core.command_line import DONE, Parser
-from instructrec_rl.core.files import read_json, read_jsonl, write_text_atomic
+from instructrec_rl.core.files import write_text_atomic
+from instructrec_rl.report import run_files
 from instructrec_rl.report.one_run import sections as sections
 from instructrec_rl.report.one_run.sections import text
 from instructrec_rl.run.screen import figure, main_metric, share, values_of
@@ -51,34 +52,16 @@ def read_run(folder: Path) -> Run:
         started = (folder / "config.yaml").is_file()
         raise InputError("the run has not finished: it has no result.json; continue it with resume=true" if started
                          else "not a run folder: it has no result.json", folder)  # fmt: skip
-    result = read_json(path)
-    for key in ("env", "reward", "algo", "seed", "splits"):
-        if key not in result:
-            raise InputError(f'not the result of a run: it has no "{key}"', path)
-    if not isinstance(result["splits"], dict) or not all(s.get("metrics") for s in result["splits"].values()):
-        raise InputError('"splits": expected a mapping of splits, each with "metrics"', path)
-    if not result["splits"]:
-        raise InputError('"splits": expected at least one split', path)
-    manifest, config = folder / "manifest.json", folder / "config.yaml"
+    result = run_files.read_result(folder)
+    config = folder / "config.yaml"
     return Run(
         folder=folder,
         result=result,
-        manifest=read_json(manifest) if manifest.is_file() else {},
+        manifest=run_files.read_manifest(folder) if (folder / "manifest.json").is_file() else {},
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        metrics=_read_lines(folder / "metrics.jsonl", "step"),
-        samples=_read_lines(folder / "samples.jsonl", "instruction"),
+        metrics=run_files.read_metrics(folder / "metrics.jsonl"),
+        samples=run_files.read_samples(folder / "samples.jsonl"),
     )
-
-
-def _read_lines(path: Path, needed: str) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    records = []
-    for number, record in read_jsonl(path):
-        if needed not in record:
-            raise InputError(f'the line has no "{needed}"', path, number)
-        records.append(record)
-    return records
 
 
 def write_report(run_dir: Path) -> Path:

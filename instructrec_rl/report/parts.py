@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from instructrec_rl.core.inert import markdown, markdown_paragraph, printable
 from instructrec_rl.report.one_run.sections import framed, section, text
 from instructrec_rl.report.statistics.intervals import Interval
 from instructrec_rl.run.screen import share
 
-ESCAPED = str.maketrans({character: f"\\{character}" for character in "\\|*_`<[#"})
 WIDE = 9  # columns: a table with more is set smaller on paper
 FOLDED_FROM = 16  # rows: a longer list is folded on the page, and whole in the Markdown
 
@@ -34,7 +34,7 @@ class Cell(NamedTuple):
 
     def markdown(self) -> str:
         """The cell in a row of a Markdown table."""
-        shown = f"{self.text} {self.small}".strip().translate(ESCAPED).replace("\n", " ")
+        shown = markdown(f"{self.text} {self.small}")
         return f"**{shown}**" if self.bold else shown
 
 
@@ -59,13 +59,13 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown, its caption above."""
         rule = "---" if self.words else "---:"
-        heads = [head.translate(ESCAPED) for head in self.head]
+        heads = [markdown(head) for head in self.head]
         lines = [
             heads,
             ["---", *[rule] * (len(self.head) - 1)],
             *([cell.markdown() for cell in row] for row in self.rows),
         ]
-        return f"{self.caption.translate(ESCAPED)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{markdown_paragraph(self.caption)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Lines:
 
     def markdown(self) -> str:
         """A list."""
-        return "\n".join(f"- {line.translate(ESCAPED)}" for line in self.lines)
+        return "\n".join(f"- {markdown_paragraph(line)}" for line in self.lines)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Code:
 
     def markdown(self) -> str:
         """A block of code."""
-        return "\n".join(f"    {line}" for line in self.command.splitlines())
+        return "\n".join(f"    {printable(line)}" for line in self.command.splitlines())
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,11 @@ class Answered:
 
     def markdown(self) -> str:
         """The instruction with a list of the answers."""
-        lines = [f"**{' '.join(self.instruction.split()).translate(ESCAPED)}** ({self.where})", ""]
+        lines = [f"**{markdown(self.instruction)}** ({markdown(self.where)})", ""]
         for names, answer, scores, missed in self.answers:
             misses = f", misses {', '.join(missed)}" if missed else ""
             said = f"{', '.join(names)}: {' '.join(answer.split()) or 'nothing'} ({_scores(scores)}){misses}"
-            lines.append(f"- {said.translate(ESCAPED)}")
+            lines.append(f"- {markdown_paragraph(said)}")
         return "\n".join(lines)
 
 
@@ -181,7 +181,9 @@ class Section:
     def markdown(self) -> str:
         """The section."""
         parts = [part.markdown() for part in self.parts]
-        return "\n\n".join(part for part in (f"## {self.heading}", self.note.translate(ESCAPED), *parts) if part)
+        return "\n\n".join(
+            part for part in (f"## {markdown(self.heading)}", markdown_paragraph(self.note), *parts) if part
+        )
 
 
 def spanned(found: Interval, places: int = 0) -> str:

@@ -14,6 +14,7 @@ from instructrec_rl.config.schema import ALGORITHM_CONFIGS, ENCODERS, GROUPS, PO
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.command_line import DONE, FAULT, WRONG_INPUT
 from instructrec_rl.core.files import find_envs, find_experiments, find_rewards
+from instructrec_rl.core.tables import inert_output
 
 HELP = """usage: python -m instructrec_rl.run [-m] [group=name] [group.option=value]...
 
@@ -199,11 +200,12 @@ def _job(_: Any) -> tuple[int, str]:
 
     number, overrides = _job_overrides()
     title = f"run {number} ({' '.join(overrides)})"
-    print(title, flush=True)
     try:
         from instructrec_rl.run import experiment
 
-        experiment.run(compose(overrides))
+        with inert_output():  # a launcher's worker has streams of its own
+            print(title, flush=True)
+            experiment.run(compose(overrides))
     except InputError as error:
         return WRONG_INPUT, f"{title}: {error}"
     except Exception:

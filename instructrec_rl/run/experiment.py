@@ -17,6 +17,7 @@ from instructrec_rl.algorithms.loop.recorder import Recorder
 from instructrec_rl.config.schema import LANGUAGE_ALGORITHMS
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.core.inert import printable
 from instructrec_rl.encoders.bert import load_encoder
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
@@ -46,7 +47,8 @@ def run(config: RunConfig) -> Path:
         return _learn_along(config, env, scorer)
     folder = open_folder(config, env)
     names = ["train", "validation", *spec.test_splits]
-    print(f"{spec.name}: {len(env.examples):,} instructions, {len(env.items)} items, splits {', '.join(names)}")
+    sizes = f"{len(env.examples):,} instructions, {len(env.items)} items"
+    print(printable(f"{spec.name}: {sizes}, splits {', '.join(names)}"))
     started = encoder.num_encoded
     env.states()
     print(f"encoder: {encoder.num_encoded - started:,} texts encoded, the rest from the cache")
@@ -192,7 +194,7 @@ def _monitor(config: RunConfig, scorer: Scorer) -> Monitor | None:
         return None
 
     def say(words: str) -> None:
-        print(words, file=sys.stderr, flush=True)
+        print(printable(words), file=sys.stderr, flush=True)
 
     env = scorer.env
     metric, at_random = env.spec.metrics[0], chance(scorer, "validation", config.seed, watched(env))
@@ -229,7 +231,7 @@ def _tracker(config: RunConfig, folder: Path) -> Callable[[int, dict[str, float]
 
     def track(step: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
+            writer.add_scalar(printable(name), value, step)
         writer.flush()
 
     return track

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from instructrec_rl.core.inert import printable
+from instructrec_rl.core.tables import console as make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,10 +75,10 @@ def result_table(result: dict[str, Any]) -> Table:
 
     metric, splits = main_metric(result), list(result["splits"])
     look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 0, 0, 1), "pad_edge": False, "header_style": "dim"}
-    table = Table(title=title_of(result), title_justify="left", title_style="", **look)
-    table.add_column(Text(str(result["env"])), overflow="fold")
+    table = Table(title=Text(printable(title_of(result))), title_justify="left", title_style="", **look)
+    table.add_column(Text(printable(result["env"])), overflow="fold")
     for split in splits:
-        table.add_column(Text(split), justify="right", overflow="fold")
+        table.add_column(Text(printable(split)), justify="right", overflow="fold")
     for position, (name, found) in enumerate(answerers(result).items()):
         cells = []
         for split in splits:
@@ -85,7 +87,7 @@ def result_table(result: dict[str, Any]) -> Table:
             if len(splits) <= WIDE_SPLITS and raw is not None:
                 cell.append(f" {raw:.2f}", style="dim not bold")
             cells.append(cell)
-        table.add_row(Text(name), *cells, style="bold" if position == 0 else "")
+        table.add_row(Text(printable(name)), *cells, style="bold" if position == 0 else "")
     return table
 
 
@@ -96,28 +98,21 @@ def result_lines(result: dict[str, Any]) -> list[str]:
     for name, found in answerers(result).items():
         pairs = [values_of(found, split, metric) for split in splits]
         rows.append([name, *(f"{share(normalized)} {figure(raw)}" for normalized, raw in pairs)])
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     aligned = [[row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))] for row in rows]
-    return [title_of(result), *("  ".join(row).rstrip() for row in aligned)]
+    return [printable(title_of(result)), *("  ".join(row).rstrip() for row in aligned)]
 
 
 def print_result(result: dict[str, Any], run_dir: Path, console: Console | None = None) -> None:
     """Print the table to stdout, and last the path of the report: rich on a terminal, plain lines elsewhere."""
-    console = console or _console(stderr=False)
-    report = f"report: {run_dir / 'report.html'}"
+    console = console or make_console()
+    report = printable(f"report: {run_dir / 'report.html'}")
     if console.is_terminal:
         console.print(result_table(result))
         console.print(report, markup=False, highlight=False, soft_wrap=True)
     else:
         print("\n".join([*result_lines(result), report]), file=console.file, flush=True)
-
-
-def _console(stderr: bool) -> Console:
-    """A console that is a terminal only where the stream is one, whatever FORCE_COLOR says."""
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, force_terminal=stream.isatty())
 
 
 @contextlib.contextmanager
@@ -129,7 +124,7 @@ def progress(description: str, total: int, console: Console | None = None) -> It
     On a terminal's stderr a bar with rate, elapsed and left time; elsewhere a plain line at every tenth of the way
     and at least every ten seconds. The rate counts from the first update on, so that a resumed run shows its own.
     """
-    console = console or _console(stderr=True)
+    console = console or make_console(stderr=True)
     if not console.is_terminal:
         yield _PlainProgress(description, console)
         return
@@ -193,7 +188,7 @@ class _PlainProgress:
         self.tenth, self.last_s = max(tenth, self.tenth), now
         done = f"{step:,} of {total:,} ({100 * step // max(1, total)} %)"
         parts = [done, *pace[:1], f"{duration(now - self.started)} elapsed", *pace[1:], *([words] if words else [])]
-        print(f"{self.description}: {', '.join(parts)}", file=self.console.file, flush=True)
+        print(printable(f"{self.description}: {', '.join(parts)}"), file=self.console.file, flush=True)
 
 
 def duration(seconds: float) -> str:

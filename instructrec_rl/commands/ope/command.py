@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.command_line import DONE, Parser
 from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.core.inert import printable
+from instructrec_rl.core.tables import console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +73,7 @@ def main(argv: list[str]) -> int:
     how = f"softmax at temperature {temperature:g}" if temperature else "greedy"
     title = (f"{own['policy']} ({how}) judged by {found.num_rounds:,} rounds of {own['logs']}, {len(set(texts)):,} "
              f"instructions; their mean reward was {figure(mean_of(rewards), 4)}")  # fmt: skip
-    _print(title, found)
+    _print(printable(title), found)
     if own.get("json"):
         about = {"logs": own["logs"], "policy": own["policy"], "temperature": temperature, "logged": mean_of(rewards)}
         write_json_atomic(Path(own["json"]), about | dataclasses.asdict(found))
@@ -151,8 +153,9 @@ def _cells(each: Estimate) -> list[str]:
     from instructrec_rl.commands.ope.estimators import figure
 
     if each.value is None or each.low is None or each.high is None:
-        return [each.name, "–", "–", each.note]
-    return [each.name, figure(each.value, 4), f"{figure(each.low, 4)} to {figure(each.high, 4)}", each.note]
+        return [each.name, "–", "–", printable(each.note)]
+    span = f"{figure(each.low, 4)} to {figure(each.high, 4)}"
+    return [each.name, figure(each.value, 4), span, printable(each.note)]
 
 
 def _remarks(found: Evaluation) -> list[str]:
@@ -163,7 +166,7 @@ def _remarks(found: Evaluation) -> list[str]:
                     f"the logs' reach {100 * found.out_of_reach:.1f} % of what the policy does")  # fmt: skip
     if found.reason:
         said.append(f"not identified: {found.reason}")
-    return said + [f"warning: {warning}" for warning in found.warnings]
+    return [printable(line) for line in (*said, *(f"warning: {warning}" for warning in found.warnings))]
 
 
 def _print(title: str, found: Evaluation) -> None:
@@ -177,7 +180,6 @@ def _print(title: str, found: Evaluation) -> None:
         print("\n".join([title, *body, *_remarks(found)]))
         return
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -186,7 +188,7 @@ def _print(title: str, found: Evaluation) -> None:
         table.add_column(name, justify="right" if place in (1, 2) else "left", overflow="fold")
     for row in cells[1:]:
         table.add_row(*map(Text, row))
-    console = Console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     for line in _remarks(found):
-        console.print(line, markup=False, highlight=False, style="bold red" if line.startswith("not") else "")
+        screen.print(line, markup=False, highlight=False, style="bold red" if line.startswith("not") else "")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.core import InputError
-from instructrec_rl.core.files import flattened, read_json, read_jsonl, read_yaml
+from instructrec_rl.core.files import flattened, read_yaml
+from instructrec_rl.report.run_files import read_answers, read_bench, read_manifest, read_metrics, read_result
 from instructrec_rl.report.several_runs.results import VALIDATION, Results, RunScores, Sample, Task, merged_task
 from instructrec_rl.run.screen import main_metric
 
@@ -38,7 +39,7 @@ def gather(folder: Path, seen: Callable[[int, int], None] = lambda done, total: 
     """
     bench = folder / BENCH
     if bench.is_file():
-        about = read_json(bench)
+        about = read_bench(bench)
         listed = about.pop("runs", [])
         done = {folder / run["folder"]: run["variant"] for run in listed if run["status"] == "done"}
         missing = [run for run in listed if run["status"] != "done"]
@@ -68,10 +69,9 @@ def _gather(
     answered: dict[tuple[str, str], tuple[int, Answers]] = {}  # of each task and variant, the first seed's
     places: dict[tuple[str, str, int], Path] = {}
     for number, (folder, variant) in enumerate(folders.items()):
-        result, config = read_json(folder / "result.json"), read_yaml(folder / "config.yaml")
-        answers = _read_answers(folder / "answers.jsonl")
-        manifest = read_json(folder / "manifest.json")
-        task = _task(result, answers, config.get("env", {}), manifest)
+        result, config = read_result(folder), read_yaml(folder / "config.yaml")
+        answers, manifest = _read_answers(folder / "answers.jsonl", result), read_manifest(folder)
+        task = _task(result, answers, config.get("env") or {}, manifest, folder)
         tasks.setdefault(task.key, []).append(task)
         run = _run_scores(variant, task, result, answers, folder)
         runs.append(run)
@@ -89,30 +89,41 @@ def _gather(
     return replace(bare, samples=[sample for task in bare.tasks for sample in _disagreements(bare, task, firsts)])
 
 
-def _read_answers(path: Path) -> Answers:
-    """The answers to the test splits, in the order of the file."""
+def _read_answers(path: Path, result: dict[str, Any]) -> Answers:
+    """The answers to the test splits, in the order of the file. Each split and metric is one that the result has."""
     if not path.is_file():
         raise InputError("the run has no answers.jsonl: an earlier version made it; do it again", path.parent)
-    found = [answer for _, answer in read_jsonl(path) if answer.get("split") not in NOT_TESTS]
+    metric, found = main_metric(result), []
+    for number, answer in read_answers(path, NOT_TESTS):
+        if answer["split"] not in result["splits"]:
+            raise InputError(f'split "{answer["split"]}" is not in result.json', path, number)
+        if metric not in answer["metrics"]:
+            raise InputError(f'"metrics" has no "{metric}"', path, number)
+        found.append(answer)
     if not found:
         raise InputError("it holds no answer to a test split", path)
     return found
 
 
-def _task(result: dict[str, Any], answers: Answers, env: dict[str, Any], manifest: dict[str, Any]) -> Task:
+def _task(
+    result: dict[str, Any], answers: Answers, env: dict[str, Any], manifest: dict[str, Any], folder: Path
+) -> Task:
     sizes: dict[str, int] = {}
     asked = hashlib.sha256()
     for answer in answers:
         sizes[answer["split"]] = sizes.get(answer["split"], 0) + 1
         asked.update(f"{answer['split']}\n{answer['id']}\n".encode())
+    if not isinstance(env, dict):
+        raise InputError('"env": expected a mapping of its options', folder / "config.yaml")
     same = {key: value for key, value in env.items() if key not in NOT_THE_TASK}
-    asked.update(json.dumps([same, manifest.get("sha256", {}).get("data")], sort_keys=True).encode())
+    asked.update(json.dumps([same, (manifest.get("sha256") or {}).get("data")], sort_keys=True, default=str).encode())
     ends = [result.get("baselines", {}).get(name, {}).get("splits", {}) for name in ("random", "oracle")]
     random, oracle = (
         {split: found[split]["metrics"] for split in (*sizes, VALIDATION) if split in found} for found in ends
     )
-    if not set(sizes) <= set(random) & set(oracle):
-        raise InputError("a run has no random and oracle baseline on every test split; they come with every run")
+    for name, found in (("random", random), ("oracle", oracle)):
+        if lacking := [split for split in sizes if main_metric(result) not in found.get(split, {})]:
+            raise InputError(f'no baseline "{name}" on split {lacking[0]}; it comes with every run', folder)
     return Task(str(result["env"]), main_metric(result), asked.hexdigest()[:16], sizes, random, oracle)
 
 
@@ -133,8 +144,8 @@ def _run_scores(variant: str, task: Task, result: dict[str, Any], answers: Answe
         task=task.key,
         algo=str(result["algo"]),
         reward=str(result["reward"]),
-        cpu_s=round(result["cpu_s"] + cpu_s, 3),
-        wall_s=round(result["wall_s"] + wall_s, 3),
+        cpu_s=round(result.get("cpu_s", 0.0) + cpu_s, 3),
+        wall_s=round(result.get("wall_s", 0.0) + wall_s, 3),
         scores=scores,
         means={split: result["splits"][split]["metrics"] for split in task.sizes},
         kinds=kinds,
@@ -149,9 +160,10 @@ def _before(stages: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def _curve(path: Path, key: str, before: float) -> list[tuple[float, float, float]]:
-    lines = [line for _, line in read_jsonl(path)] if path.is_file() else []
     points = [
-        (line["step"], round(line["cpu_s"] + before, 3), line[key]) for line in lines if line.get(key) is not None
+        (line["step"], round(line["cpu_s"] + before, 3), line[key])
+        for line in read_metrics(path)
+        if isinstance(line.get(key), (int, float)) and isinstance(line.get("cpu_s"), (int, float))
     ]
     rising = [point for point, later in zip(points, [*points[1:], None]) if later is None or later[0] > point[0]]
     kept = np.unique(np.linspace(0, max(0, len(rising) - 1), min(CURVE_POINTS, len(rising))).round().astype(int))

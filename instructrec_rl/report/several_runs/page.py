@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from instructrec_rl.core import InputError
+from instructrec_rl.core import InputError, inert
 from instructrec_rl.core.files import write_text_atomic, writing
 from instructrec_rl.report.one_run.sections import document, header, text
 from instructrec_rl.report.parts import Section, spanned
 from instructrec_rl.report.several_runs.findings import Comparison, Findings, Standing, find
-from instructrec_rl.report.several_runs.gather import gather, gather_runs
+from instructrec_rl.report.several_runs.gather import gather, gather_runs, is_bench
 from instructrec_rl.report.several_runs.results import REPORT, Results, merge, read_results, write_results
 from instructrec_rl.report.several_runs.sections import listed, sections_of
 from instructrec_rl.report.statistics.intervals import Interval, interval
@@ -25,6 +25,7 @@ from instructrec_rl.run.screen import progress, share
 ALL = "mean of the splits"
 COLUMNS = ("env", "variant", "split", "metric", "seeds", "instructions", "raw", "normalized", "low", "high", "iqm",
            "iqm_low", "iqm_high", "interactions", "cpu_s")  # fmt: skip
+TEXTS = 4  # of these columns hold names, the others figures
 
 
 def results_of(paths: Sequence[Path]) -> tuple[Results, bool]:
@@ -32,16 +33,24 @@ def results_of(paths: Sequence[Path]) -> tuple[Results, bool]:
 
     Raises InputError where a path is none of these, and for runs and benches together.
     """
-    for path in paths:
-        if not path.exists():
-            raise InputError("there is no such folder or file", path)
-    runs = [path for path in paths if (path / "result.json").is_file()]
+    runs = [path for path in paths if _is_run(path)]
     if runs and len(runs) < len(paths):
         raise InputError("give run folders, or benches, but not both: this one is a single run", runs[0])
     if runs:
         return gather_runs(runs), False
     found = [read_results(path) if path.is_file() else _gather_seen(path) for path in paths]
     return (found[0], False) if len(found) == 1 else (merge(found), True)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a path is a run's folder; False for a bench and a report.json. Raises InputError for anything else."""
+    if not path.exists():
+        raise InputError("there is no such folder or file", path)
+    if (path / "result.json").is_file() or path.is_file() or is_bench(path):
+        return (path / "result.json").is_file()
+    if (path / "config.yaml").is_file():
+        raise InputError("the run has not finished: it has no result.json; continue it with resume=true", path)
+    raise InputError("neither a run folder (it has no result.json) nor a bench's (no bench.json, no run in it)", path)
 
 
 def _gather_seen(folder: Path) -> Results:
@@ -125,11 +134,9 @@ def page(results: Results, sections: Sequence[Section], lead: str, compared: boo
 
 def markdown(results: Results, sections: Sequence[Section], lead: str) -> str:
     """The report as Markdown."""
-    asked = str(results.about.get("description") or "")
-    return (
-        "\n\n".join(part for part in (f"# {results.name}", asked, lead, *(s.markdown() for s in sections)) if part)
-        + "\n"
-    )
+    asked = inert.markdown_paragraph(results.about.get("description") or "")
+    head = (f"# {inert.markdown(results.name)}", asked, inert.markdown_paragraph(lead))
+    return "\n\n".join(part for part in (*head, *(each.markdown() for each in sections)) if part) + "\n"
 
 
 def table_of(findings: Sequence[Findings]) -> str:
@@ -137,7 +144,7 @@ def table_of(findings: Sequence[Findings]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(_lines(findings))
+    writer.writerows([*map(inert.csv_cell, line[:TEXTS]), *line[TEXTS:]] for line in _lines(findings))
     return out.getvalue()
 
 
