@@ -80,17 +80,22 @@ def _shown(path: Path) -> str:
     return str(path) if text.startswith("..") else text
 
 
+def _plain(text: str) -> str:
+    """A text of others for a terminal: what it might take for a command is written out, as \\x1b."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def _check(argv: list[str]) -> int:
     store = _store(_parser("check").parse_args(argv).paths)
     for problem in store.problems:
         where = f"{_shown(problem.path)}:{problem.line}" if problem.line else _shown(problem.path)
-        print(f"{where}: {problem.reason}", file=sys.stderr)
+        print(_plain(f"{where}: {problem.reason}"), file=sys.stderr)
     kinds = Counter(record.kind for record in store.records)
     good = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
     print(f"{len(store.paths):,} files, {len(store.entries):,} good lines, {len(store.problems):,} bad")
     print(f"what counts: {good}")
     for words in quality.of_unknown_envs(store.records, find_envs()):
-        print(words)
+        print(_plain(words))
     if store.num_duplicates:
         print(f"ids that were there twice: {store.num_duplicates:,}")
     for path in store.waiting:
@@ -165,7 +170,7 @@ def _print_annotators(found: Iterable[quality.Annotator]) -> None:
         figures = [_figure(value) for value in (one.mean, one.deviation, one.agreement)]
         rows.append(
             [
-                one.name,
+                _plain(one.name),
                 f"{one.count:,}",
                 f"{one.ratings:,}",
                 *figures,
@@ -262,9 +267,9 @@ def _import(argv: list[str]) -> int:
         arguments.correction,
     )
     for index, reason in found.broken:
-        print(f"{arguments.file}: row {index}: {reason}", file=sys.stderr)
+        print(_plain(f"{arguments.file}: row {index}: {reason}"), file=sys.stderr)
     for note in found.notes:
-        print(f"{arguments.file}: {note}", file=sys.stderr)
+        print(_plain(f"{arguments.file}: {note}"), file=sys.stderr)
     if not found.records:
         raise InputError(f"not one row could be read as {arguments.format}", arguments.file)
     _write(arguments.out, [dump(record) for record in found.records])
