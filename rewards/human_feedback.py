@@ -12,6 +12,7 @@ import numpy as np
 
 from instructrec_rl.core import Batch, InputError
 from instructrec_rl.core.files import find_envs
+from instructrec_rl.core.inert import printable
 from instructrec_rl.core.options import option
 from instructrec_rl.encoders.bert import load_encoder
 from instructrec_rl.env.item_finder import ItemFinder
@@ -26,6 +27,7 @@ from instructrec_rl.feedback.versions import Versions
 from instructrec_rl.rewards import RewardContext
 
 LOOK_EVERY_S = 0.25  # a new line is seen within this time and a step
+LOOKS_SHARE = 9.0  # times as long as a look at least until the next: looking takes at most a tenth of the time
 SOURCES = ("rated", "learned", "fallback", "floor")
 RATED, LEARNED, FALLBACK, FLOOR = range(4)
 EXAMPLE = '{"instruction": "a pizza without meat", "response": "margherita", "rating": 4}'
@@ -58,7 +60,7 @@ class Reward:
         self.encoder = (context.encoder or load_encoder()) if config.learned else None
         self.learned: LearnedReward | None = None
         self._fitted_on: frozenset[str] = frozenset()
-        self._step, self._looked = -1, 0.0
+        self._step, self._look_at = -1, 0.0
         self._recorder: Any = None
         self._versions: Versions | None = None
         self._reached = 0  # how many versions of the history
@@ -93,7 +95,7 @@ class Reward:
             if number >= MIN_JUDGEMENTS and accuracy < longer_wins:
                 said.append(worse_than_length(accuracy, longer_wins))
         for words in said:
-            print(f"human_feedback: {words}", file=sys.stderr, flush=True)
+            print(f"human_feedback: {printable(words)}", file=sys.stderr, flush=True)
 
     def _judge(self, records: Sequence[Record]) -> Judgements:
         return collect(records, self.context.env, self.context.items)
@@ -145,9 +147,11 @@ class Reward:
                 self._become(reached)
                 if not resumed:  # else the line is in metrics.jsonl already
                     self._log(step)
-        elif time.monotonic() - self._looked >= LOOK_EVERY_S:
-            self._looked = time.monotonic()
+        elif time.monotonic() >= self._look_at:
+            began = time.monotonic()
             self.store.refresh()
+            now = time.monotonic()  # of very many files a look takes long: then it is taken less often
+            self._look_at = now + max(LOOK_EVERY_S - (now - began), LOOKS_SHARE * (now - began))
             if self.store.version != self.version:
                 self._follow(step)
 

@@ -92,7 +92,7 @@ def _check(argv: list[str]) -> int:
     print(f"{len(store.paths):,} files, {len(store.entries):,} good lines, {len(store.problems):,} bad")
     print(f"what counts: {good}")
     for words in quality.of_unknown_envs(store.records, find_envs()):
-        print(words)
+        print(printable(words))
     if store.num_duplicates:
         print(f"ids that were there twice: {store.num_duplicates:,}")
     for path in store.waiting:

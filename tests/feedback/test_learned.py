@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 
 from instructrec_rl.core import InputError, Item
 from instructrec_rl.feedback.learned import ridge
-from instructrec_rl.feedback.learned.cross_validation import calibration_error, comparisons, cross_validate, slope_of
+from instructrec_rl.feedback.learned.cross_validation import (
+    against_length,
+    calibration_error,
+    comparisons,
+    cross_validate,
+    slope_of,
+    worse_than_length,
+)
 from instructrec_rl.feedback.learned.judgements import collect
 from instructrec_rl.feedback.learned.model import learn
 from instructrec_rl.feedback.schema import make_record
@@ -215,6 +223,65 @@ def test_cross_validation_says_how_far_to_trust_it() -> None:
     assert made
     assert len(better) == len(worse) > 100
     assert value.shape == (len(judged.responses),)
+
+
+def test_what_has_no_confidence_counts_for_nothing() -> None:
+    records = rated(60)
+    silent = [make_record({"id": f"z{k}", "instruction": "a red star", "response": "green star", "confidence": 0,
+                           **({"rating": 5} if k % 2 else {"up": True})}) for k in range(20)]  # fmt: skip
+    one, other = (learn(collect(given, "", ITEMS), ENCODER, ITEMS, interaction="never") for given in
+                  (records, records + silent))  # fmt: skip
+    asked, answered = [record.instruction for record in records], [record.response for record in records]
+    np.testing.assert_array_equal(one.predict(asked, answered).score, other.predict(asked, answered).score)
+    assert len(collect(silent)) == 0
+    with pytest.raises(InputError, match="0 judgements are too few"):
+        learn(collect(silent), ENCODER)
+
+
+@pytest.mark.parametrize("confidence", [5e-324, 1e-300, 1e-20])
+@pytest.mark.parametrize("scale", [[1, 5], [-1e308, 1e308], [0, 5e-324]])
+def test_degenerate_ratings_give_finite_scores(confidence: float, scale: list[float]) -> None:
+    lines = [{"instruction": f"q {k % 7}", "response": f"r {k}", "rating": scale[k % 2], "scale": scale,
+              "confidence": confidence} for k in range(30)]  # fmt: skip
+    fitted = learn(collect([make_record(line) for line in lines]), ENCODER)
+    found = fitted.predict(["q 1", "something else"], ["r 1", "nothing alike"])
+    assert np.isfinite([found.z, found.score, found.deviation]).all()
+    weightless = ridge.fit(np.eye(3), np.ones(3), np.zeros(3), [np.ones(3)])
+    assert np.isfinite(weightless.coefficients).all()
+
+
+def by_length(size: int, longer_is_better: bool) -> list[Any]:
+    """Comparisons of texts of random words, of which the longer one wins or one of them by chance."""
+    rng = np.random.default_rng(3)
+    records = []
+    for k in range(size):
+        short, long = (" ".join(rng.choice(list("abcdefghij"), n)) for n in (3, 9))
+        first, second = (long, short) if longer_is_better or rng.random() < 0.5 else (short, long)
+        asked = f"question {k}"
+        records.append(make_record({"id": f"{k:04}", "instruction": asked, "chosen": first, "rejected": second}))
+    return records
+
+
+def test_a_learned_reward_worse_than_length_is_said() -> None:
+    judged = collect(by_length(60, True))
+    fitted = learn(judged, ENCODER, interaction="never")
+    accuracy, longer, number = against_length(fitted)
+    assert (longer, number) == (1.0, 60)
+    assert accuracy > 0.5
+    fitted.left_out_z = -np.abs(fitted.left_out_z)  # as bad as it gets
+    assert against_length(fitted)[:2] == (0.0, 1.0)
+    found = cross_validate(judged, lambda part: learn(part, ENCODER, interaction="never"))
+    worse = replace(found, accuracy=(0.5, 0.1), longer_wins=(0.75, 0.1))
+    assert worse.lines()[-1] == "  warning: " + worse_than_length(0.5, 0.75)
+    assert '50 % of the time, "the longer one wins" 75 %' in worse.lines()[-1]
+    better = replace(found, accuracy=(0.8, 0.1), longer_wins=(0.75, 0.1))
+    assert not any("warning" in line for line in better.lines())
+    rated_alike = [make_record({"instruction": "q", "response": f"r {k}", "rating": 3}) for k in range(12)]
+    assert against_length(learn(collect(rated_alike), ENCODER))[2] == 0
+    assert "its accuracy cannot be said" in replace(found, num_comparisons=0).lines()[0]
+    accuracy, _, number = against_length(learn(collect(rated(300), "", ITEMS), ENCODER, ITEMS, interaction="never"))
+    assert number > 100
+    assert accuracy > 0.7
 
 
 def test_calibration_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,48 @@ def test_check_names_every_bad_line_and_exits_2(here: Path, capsys: pytest.Captu
 
 def test_check_without_any_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "check")[:2] == (0, "0 files, 0 good lines, 0 bad\nwhat counts: nothing\n")
+
+
+def test_feedback_that_counts_nowhere_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [rating(env="pizza_rek"), rating(response="b", env="pizza_rek"), rating(response="c", env="pizza_rec"),
+            rating(response="d"), rating(response="e", env="mine\x1b[31m")]  # fmt: skip
+    write(here / "rewards" / "a.jsonl", *rows)
+    code, out, err = run(capsys, "check")
+    assert (code, err) == (0, "")
+    said = [line for line in out.splitlines() if "counts nowhere" in line]
+    assert said[0].startswith('1 record is of the environment "mine\\x1b[31m", which does not exist here')
+    assert said[1].startswith(
+        '2 records are of the environment "pizza_rek", which does not exist here: counts nowhere.'
+    )
+    assert 'Did you mean "pizza_rec"?' in said[1]
+    (here / "envs" / "pizza_rek").mkdir(parents=True)
+    (here / "envs" / "pizza_rek" / "env.yaml").write_text("name: pizza_rek\n")
+    assert '"pizza_rek"' not in run(capsys, "check")[1].replace("Known", "").split("counts nowhere")[-1]
+
+
+def test_what_cannot_be_read_is_said_and_no_success(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here / "elsewhere" / "a.jsonl", rating())
+    (here / "rewards").mkdir()
+    (here / "rewards" / "feedback").symlink_to(here / "elsewhere")
+    assert run(capsys, "check")[:2] == (0, "1 files, 1 good lines, 0 bad\nwhat counts: 1 rating\n")
+
+    def refuse(folder: str) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, out, err = run(capsys, "check")
+    assert (code, out.splitlines()[0]) == (2, "0 files, 0 good lines, 1 bad")
+    assert err == "rewards: cannot read: permission denied\n"
+
+
+def test_stats_of_what_cannot_be_validated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [rating(1 + k % 5, response="r", annotator=f"a{k}") for k in range(60)]
+    write(here / "rewards" / "a.jsonl", *rows)
+    code, out, err = run(capsys, "stats")
+    assert (code, err) == (0, "")
+    assert "learned reward: it cannot be validated, as without a fold 0 judgements are too few" in out
 
 
 def test_stats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,46 @@ def test_feedback_of_another_environment_does_not_count(env: Environment) -> Non
         load_reward("human_feedback", env=env)
 
 
+def test_a_run_says_what_counts_nowhere_and_what_is_set_aside(
+    env: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give({"response": "red square", "rating": 4}, {"response": "blue star", "rating": 4, "env": "toyz"})
+    with Path("rewards/feedback/a.jsonl").open("a") as stream:
+        stream.write('{"rating": 4}\n')
+    capsys.readouterr()
+    load_reward("human_feedback", env=env)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(
+        'human_feedback: 1 record is of the environment "toyz", which does not exist here: counts'
+    )
+    assert 'Did you mean "toys"?' in lines[0]
+    assert "1 lines or files are set aside, the first is" in lines[1]
+    assert 'a.jsonl:3: a rating needs "' in lines[1]
+    Path("rewards/feedback/a.jsonl").write_text("")
+    give({"response": "red square", "rating": 4, "confidence": 0})
+    with pytest.raises(InputError, match="has the confidence 0, which counts for nothing"):
+        load_reward("human_feedback", env=env)
+
+
+def test_a_run_says_that_its_learned_reward_is_worse_than_length(
+    env: Environment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate_everything(env, noise=0.5)
+    load_reward("human_feedback", env=env, interaction="never")
+    assert "the longer one wins" not in capsys.readouterr().err, "it learned something"
+    rng = np.random.default_rng(0)
+    words = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    Path("rewards/feedback/all.jsonl").unlink()
+    for k in range(30):  # the longer one always wins, and its words are chance
+        long, short = " ".join(rng.choice(words, 12)), " ".join(rng.choice(words, 3))
+        give({"id": f"{k:03}", "chosen": long, "rejected": short})
+    made = load_reward("human_feedback", env=env, interaction="never").scorer
+    capsys.readouterr()
+    made.learned.left_out_z = -np.abs(made.learned.left_out_z)
+    made._say_what_is_amiss()
+    assert 'tells the better of two answers 0 % of the time, "the longer one wins" 100 %' in capsys.readouterr().err
+
+
 def test_a_rated_pair_earns_its_rating_and_the_rest_the_floor(env: Environment) -> None:
     give({"response": "red square", "rating": 4}, {"response": "blue_star", "rating": 1, "env": "toys"})
     reward = load_reward("human_feedback", env=env, floor=0.1)
