@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.annotate.selection import Question
 from instructrec_rl.annotate.session import Session, WriteError
+from instructrec_rl.core import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +19,13 @@ ASKS = {
     "rate": "1 to 5 (5: it answers perfectly), s skip, u undo, c compare, q quit",
     "compare": "1 or 2 (the better one), 0 as good, s skip, u undo, r rate, q quit",
 }
+# C0 and C1 controls but tab and newline, marks that turn the direction of writing, and halves of surrogate pairs
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey: names and data may hold escape sequences."""
+    return _CONTROLS.sub("", text)
 
 
 def ask(session: Session) -> None:
@@ -24,7 +33,8 @@ def ask(session: Session) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    annotator = _input(console, f"Your name ({getpass.getuser()}): ") or getpass.getuser()
+    user = printable(getpass.getuser())
+    annotator = printable(_input(console, f"Your name ({user}): ")).strip() or user
     mode, skip = "rate", None
     while True:
         question = session.next(annotator, mode, skip)
@@ -66,11 +76,11 @@ def _input(console: Console, prompt: str, end: str = "") -> str:
 def _save(console: Console, session: Session, annotator: str, question: Question, value: Any) -> None:
     try:
         session.save(uuid.uuid4().hex, annotator, question, value)
-    except WriteError as error:
-        console.print(f"not saved: {error}", markup=False)
+    except InputError as error:
+        console.print(printable(f"not saved: {error}"), markup=False, emoji=False)
         return
     progress, _ = session.progress(annotator)
-    console.print(f"saved ({progress.you} by you, {progress.all} by all, of {progress.target})")
+    console.print(f"saved ({progress.you} by you of {progress.target}, {progress.all} by all)")
 
 
 def _undo(console: Console, session: Session, annotator: str) -> None:
@@ -82,7 +92,7 @@ def _undo(console: Console, session: Session, annotator: str) -> None:
         session.undo(uuid.uuid4().hex, annotator, last)
         console.print("taken back")
     except WriteError as error:
-        console.print(f"not taken back: {error}", markup=False)
+        console.print(printable(f"not taken back: {error}"), markup=False, emoji=False)
 
 
 def _show(console: Console, session: Session, question: Question) -> None:
@@ -90,7 +100,7 @@ def _show(console: Console, session: Session, question: Question) -> None:
     from rich.text import Text
 
     console.print()
-    console.print(Panel(Text(question.instruction, style="bold"), title="instruction", title_align="left"))
+    console.print(Panel(Text(printable(question.instruction), style="bold"), title="instruction", title_align="left"))
     for i, response in enumerate(question.responses, 1):
         console.print(_response(session, response, str(i) if len(question.responses) > 1 else "response"))
 
@@ -102,13 +112,15 @@ def _response(session: Session, response: str, title: str) -> Panel:
     from rich.text import Text
 
     item = session.item(response)
-    shown: Any = Text(response)
+    shown: Any = Text(printable(response))
     if item is not None:
-        shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=Text(item.name), title_justify="left")
+        shown = Table(
+            box=None, show_header=False, padding=(0, 2, 0, 0), title=Text(printable(item.name)), title_justify="left"
+        )
         for key, value in item.attributes.items():
-            words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            words = printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
             if len(words) <= 80:
-                shown.add_row(Text(key.replace("_", " "), style="dim"), Text(words or "none"))
+                shown.add_row(Text(printable(key).replace("_", " "), style="dim"), Text(words or "none"))
         if not shown.row_count:
-            shown.add_row(Text(response))
+            shown.add_row(Text(printable(response)))
     return Panel(shown, title=title, title_align="left", border_style="dim")

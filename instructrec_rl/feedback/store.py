@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from instructrec_rl.core import InputError
 from instructrec_rl.feedback.schema import Preference, Ranking, Record, Retract, dump, make_record, parse_line, when
 from instructrec_rl.files import feedback_folders, writing
+from instructrec_rl.locks import HeldError, try_lock
 
 CHUNK = 1 << 22  # bytes read at a time
 OLDEST = float("-inf")  # the time of a line that has none, and none before it in its file
@@ -48,12 +50,13 @@ class Entry(NamedTuple):
     digest: int
 
 
-def append(path: str | Path, record: Mapping[str, Any], fsync: bool = False) -> str:
+def append(path: str | Path, record: Mapping[str, Any], fsync: bool = False, wait_s: float | None = None) -> str:
     """Add a record to a file as one whole line and return its id; a missing id and time are given.
 
     One `os.write` in append mode under a lock on the file, so that several writers never mix, and a kill leaves the
-    line whole or absent. fsync: return only when the disk has it. Raises InputError for a record that is not valid and
-    for a disk that refuses; the file is then as it was.
+    line whole or absent. fsync: return only when the disk has it; wait_s: seconds to wait for others who write (None:
+    without end). Raises InputError for a record that is not valid, for a disk that refuses and where others do not let
+    go of the file; it is then as it was.
     """
     path = Path(path)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -67,13 +70,24 @@ def append(path: str | Path, record: Mapping[str, Any], fsync: bool = False) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the handle is closed, also by a kill
+            _lock(handle, path, wait_s)  # let go when the handle is closed, also by a kill
             _write_line(handle, line)
             if fsync:
                 os.fsync(handle)
         finally:
             os.close(handle)
     return made.id
+
+
+def _lock(handle: int, path: Path, wait_s: float | None) -> None:
+    if wait_s is None:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return
+    end = time.monotonic() + wait_s
+    while not try_lock(handle, path):
+        if time.monotonic() >= end:
+            raise HeldError("is in use by another program", path)
+        time.sleep(0.01)
 
 
 def _write_line(handle: int, line: bytes) -> None:
