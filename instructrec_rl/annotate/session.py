@@ -213,12 +213,14 @@ class Session:
         self._append({"id": id, "kind": "retract", "target": target, "annotator": annotator, "env": self.spec.name})
         with self._choice_lock:
             self._skipped.get(annotator, set()).discard(question.key)
-            if question.instruction not in self._instructions or not question_fits(
-                question.instruction, question.responses
-            ):
+            if not self._is_asked(question):
                 return None
             self._show(annotator, question)
         return question
+
+    def _is_asked(self, question: Question) -> bool:
+        """Whether an answer to it can be taken: what was imported may be about other instructions, or too long."""
+        return question.instruction in self._instructions and question_fits(question.instruction, question.responses)
 
     def _append(self, fields: Mapping[str, Any], never_shown: str | None = None) -> str:
         """Append a record whose id is not there yet. never_shown: a field that makes a new one wrong."""
