@@ -399,6 +399,18 @@ def test_what_was_shown_is_known_after_a_kill_and_to_a_second_server(session: Se
     assert b"ann" not in Shown(OUT).path.name.encode()
 
 
+def test_an_id_that_another_environment_has_is_no_obstacle(session: Session) -> None:
+    web = client(session)
+    elsewhere = {"id": "my-first-answer", "annotator": "ann", "env": "other", "instruction": "x", "response": "y"}
+    append(OUT, elsewhere | {"rating": 1})
+    body = answer(ask(web), 3, id="my-first-answer")
+    replies = [web.post("/api/answer", json=body).json() for _ in range(2)]
+    assert replies[0] == replies[1]
+    assert replies[0]["saved"] == replies[0]["last"] == "my-first-answer.toys"
+    assert [line["id"] for line in lines()] == ["my-first-answer", "my-first-answer.toys"]
+    assert web.post("/api/answer", json=body | {"value": 4}).status_code == 422
+
+
 def test_an_undo_is_of_ones_own_answers_here(session: Session) -> None:
     web = client(session)
     body = answer(ask(web), 3)

@@ -229,6 +229,10 @@ class Session:
             with self._store_lock:
                 self.store.refresh()
                 before = self.store.find(record.id)
+                if before is not None and before.env != record.env:  # ids are unique among all that the store reads
+                    fields = {**fields, "id": f"{record.id}.{record.env}"[:200]}
+                    record = make_record(fields)
+                    before = self.store.find(record.id)
             if before is not None:
                 if before.model_copy(update={"ts": ""}) != record.model_copy(update={"ts": ""}):
                     raise InputError(f'id: "{record.id}" is taken by another answer')
