@@ -1,29 +1,30 @@
 """`instructrec-rl annotate env=NAME [run=DIR]`: a page, or a terminal with --tui, where people judge responses.
 
-pool.py (what may be asked), learner.py and selection.py (what comes next), session.py (answers to disk), guard.py and
-server.py (the page's server), terminal.py; page.html, page.css and the .js files are the page.
+limits.py and pool.py (what may be asked), learner.py and selection.py (what comes next), session.py and shown.py
+(answers to disk), keys.py, guard.py, connections.py and server.py (the page's server), terminal.py; page.html,
+page.css and the .js files are the page.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
+import sys
 import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instructrec_rl.annotate.keys import TOKEN_VARIABLE, make_keys, people_of
 from instructrec_rl.config.overrides import Setting, parse
 from instructrec_rl.core import InputError
 from instructrec_rl.core.command_line import DONE
-from instructrec_rl.core.files import feedback_folders
+from instructrec_rl.core.files import feedback_folders, read_json
+from instructrec_rl.core.inert import printable
 from instructrec_rl.core.options import in_words, option, out_of_range
 
 if TYPE_CHECKING:
     from instructrec_rl.annotate.session import Session
 
-TOKEN_VARIABLE = "INSTRUCTREC_ANNOTATE_TOKEN"
 HELP = """usage: instructrec-rl annotate [--tui] env=NAME [run=DIR] [option=value]...
 
 Serve a page where people rate, compare, rank and correct responses. Each answer is a line of a JSONL file under
@@ -35,12 +36,13 @@ rewards/, which reward=human_feedback learns from. Ctrl-C stops it; nothing is l
 --tui asks in this terminal in place of a browser.
 
 Beyond loopback a token is required; it is in the address that is printed. ${token} sets it, so that it stays the
-same when the server is started again.
+same when the server is started again. people=ann,bob prints an address for each, by which the server knows who
+answers.
 
 examples:
   instructrec-rl annotate env=pizza_rec
   instructrec-rl annotate env=pizza_rec run=runs/mine overlap=0.3 target=500
-  instructrec-rl annotate env=pizza_rec host=0.0.0.0 port=8000
+  instructrec-rl annotate env=pizza_rec host=0.0.0.0 port=8000 people=ann,bob
   instructrec-rl annotate env=pizza_rec --tui
 """
 
@@ -53,7 +55,8 @@ class AnnotateConfig:
     port: int = option(8370, "where the page is served; 0 takes a free port", low=0, high=65535)
     host: str = option("127.0.0.1", "the address to listen on")
     overlap: float = option(0.1, "share of questions that another annotator answered", low=0, high=1)
-    target: int = option(200, "answers wanted, for the progress shown", low=1)
+    target: int = option(200, "answers wanted of each annotator, for the progress shown", low=1)
+    people: str = option("", "names with commas: each answers by a link of their own")
     out: str = option("", "the file (default: rewards/feedback/<env>.jsonl)")
     split: str = option("train", "the split that instructions come from")
     pool: int = option(1000, "instructions drawn from it", low=1)
@@ -72,6 +75,8 @@ def main(argv: list[str]) -> int:
     if flags:
         from instructrec_rl.annotate.terminal import ask
 
+        if config.people:
+            raise InputError("people= is for the page, where each has a link; --tui asks one person, who says the name")
         session = make_session(config, rest)
         try:
             ask(session)
@@ -94,17 +99,25 @@ def read_options(overrides: list[str]) -> tuple[AnnotateConfig, list[str]]:
     known = {f.name: f for f in fields(AnnotateConfig)}
     own = [text for text in overrides if text.partition("=")[0] in known]
     values: dict[str, Any] = {}
-    for setting in parse(own) if own else ():
+    for setting in _settings(own, hints):
         values[setting.key] = _typed(setting, hints[setting.key])
         if reason := out_of_range(values[setting.key], known[setting.key].metadata):
             raise setting.error(reason)
     return AnnotateConfig(**values), [text for text in overrides if text not in own]
 
 
+def _settings(overrides: list[str], hints: dict[str, type]) -> typing.Iterator[Setting]:
+    """The options as they were typed: a text stays as it is, unless it is quoted; all else is in Hydra's grammar."""
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if hints[key] is str and not value.startswith(("'", '"')):
+            yield Setting(key, value)
+        else:
+            yield from parse([text])
+
+
 def _typed(setting: Setting, hint: type) -> Any:
     value = setting.value
-    if hint is str and type(value) in (int, float):
-        return str(value)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
@@ -116,29 +129,39 @@ def _serve(config: AnnotateConfig, overrides: list[str]) -> None:
     try:
         from instructrec_rl.annotate.guard import is_loopback
         from instructrec_rl.annotate.server import address, listen, serve
+        from instructrec_rl.core.inert import printable
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("fastapi", "starlette", "uvicorn"):
             raise
         raise InputError(
             "annotate needs the extra: pip install 'instructrec-rl[annotate]' (or use --tui, which needs nothing more)"
         ) from error
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if not token and not is_loopback(config.host):
-        token = secrets.token_urlsafe(24)
+    names = people_of(config.people)
+    keys = make_keys(names, needed=not is_loopback(config.host))
     with listen(config.host, config.port) as listening:
         session = make_session(config, overrides)
         with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it; every answer is on disk
-            print(f"annotate {session.spec.name}: answers go to {session.out}")
-            if not is_loopback(config.host):
-                print("Whoever has this address can answer. It is plain http: use it in networks that you trust.")
-            print(f"open {address(listening, config.host, token)}   (Ctrl-C stops)", flush=True)
-            serve(session, listening, config.host, token)
+            _tell(session, keys.secret != "", names)
+            for name, token in keys.links.items():
+                end = f"   for {name}" if name else "   (Ctrl-C stops)"
+                print(printable(f"open {address(listening, config.host, token)}{end}"), flush=True)
+            serve(session, listening, config.host, keys)
         session.learner.wait()
+
+
+def _tell(session: Session, secret: bool, names: list[str]) -> None:
+    print(printable(f"annotate {session.spec.name}: answers go to {session.out}"))
+    if secret and not names:
+        print("Whoever has this address can answer. It is plain http: use it in networks that you trust.")
+    if names:
+        print("Whoever has a person's address answers as that person. It is plain http: use it in networks that you "
+              "trust. Ctrl-C stops.")  # fmt: skip
 
 
 def make_session(config: AnnotateConfig, overrides: list[str]) -> Session:
     """Everything that page and terminal need. Raises InputError for wrong options and data."""
     from instructrec_rl.annotate.learner import Learner
+    from instructrec_rl.annotate.limits import MAX_TEXT_BYTES
     from instructrec_rl.annotate.pool import make_pool
     from instructrec_rl.annotate.selection import Selector
     from instructrec_rl.annotate.session import Session
@@ -159,18 +182,22 @@ def make_session(config: AnnotateConfig, overrides: list[str]) -> Session:
     env = make_environment(spec, load_encoder(composed.encoder))
     policies = [load_policy(run)] if run is not None else []
     pool = make_pool(env, policies, run, config.split, config.pool, config.candidates, composed.seed)
+    if pool.left_out:
+        print(f"annotate {printable(spec.name)}: {pool.left_out} texts are not asked about: longer than the "
+              f"{MAX_TEXT_BYTES:,} bytes (as JSON) that can be saved", file=sys.stderr)  # fmt: skip
     learner = Learner(pool, env.encoder, spec.name, spec.items)
-    return Session(spec, Selector(pool, config.overlap, composed.seed), learner, Store(), out, config.target)
+    selector = Selector(pool, config.overlap, composed.seed)
+    return Session(spec, selector, learner, Store(), out, config.target, config.split)
 
 
 def _env_of(run: Path, overrides: list[str]) -> str:
     """The environment of a run. Raises InputError where there is none, or where another was asked for."""
-    import json
-
     path = run / "policy" / "policy.json"
     if not path.is_file():
         raise InputError("no policy here; expected a run folder with policy/policy.json", run)
-    name = str(json.loads(path.read_text(encoding="utf-8"))["env"])
+    name = read_json(path).get("env")
+    if not isinstance(name, str):
+        raise InputError('"env": expected the name of the environment it was trained on', path)
     asked = [text.partition("=")[2] for text in overrides if text.startswith("env=")]
     if asked and asked[-1] != name:
         raise InputError(f"run={run}: it was trained on {name}, not on {asked[-1]}")

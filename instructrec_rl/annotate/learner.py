@@ -63,7 +63,7 @@ class Learner:
         try:
             learned = learn(collect(records, self.env, self.items), self.encoder, self.items, interaction="never")
         except InputError as error:  # questions can be chosen without it
-            log.warning("no learned reward to choose questions by: %s", error)
+            log.warning("no learned reward to choose questions by: %r", str(error))  # names in it may hold escapes
             return
         shape = self.pool.candidates.shape
         asked = [text for text in self.pool.instructions for _ in range(shape[1])]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from instructrec_rl.annotate.limits import MAX_TEXT_BYTES, fits
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import read_jsonl
 from instructrec_rl.env.environment import Environment
@@ -21,7 +22,8 @@ class Pool:
     """P instructions, R distinct responses, and C candidates an instruction.
 
     instruction_vectors (P, D) and response_vectors (R, D) float32 of length 1; candidates (P, C) positions in
-    `responses`; from_policy (P, C) whether the policy of the run gave it.
+    `responses`; from_policy (P, C) whether the policy of the run gave it; left_out: how many instructions and responses
+    are not asked about, as the answer would be too long to be saved.
     """
 
     instructions: list[str]
@@ -30,6 +32,7 @@ class Pool:
     response_vectors: np.ndarray
     candidates: np.ndarray
     from_policy: np.ndarray
+    left_out: int = 0
 
 
 def make_pool(
@@ -42,24 +45,37 @@ def make_pool(
     seed: int,
 ) -> Pool:
     """Draw `size` instructions of a split and give each its candidates: the policies' answers, its nearest items, and
-    items at random. The draw and the random items follow from the seed.
+    items at random. The draw and the random items follow from the seed. Raises InputError where all are too long.
     """
     rng = np.random.default_rng(seed)
     rows = env.spec.rows(split)
-    instructions = list(dict.fromkeys(env.instructions[rng.permutation(rows)]))[:size]
+    drawn = list(dict.fromkeys(env.instructions[rng.permutation(rows)]))[:size]
+    instructions = [text for text in drawn if fits(text)]
     menu = env.spec.menu(split)
-    items = [env.items[i].text for i in menu]
+    every = [env.items[i].text for i in menu]
+    items = [text for text in every if fits(text)]
+    if not instructions or not items:
+        what = "response" if instructions else "instruction"
+        raise InputError(f"{env.spec.name}: every {what} is longer than the {MAX_TEXT_BYTES:,} bytes that can be saved")
     given = [policy.act(instructions) for policy in policies]
     if run is not None:
         given.append(_samples(run, instructions))
-    answers = [[answer for answer in each if answer] for each in zip(*given)] if given else [[]] * len(instructions)
+    answers, too_long = _answers(given, len(instructions))
+    left_out = len(drawn) - len(instructions) + len(every) - len(items) + too_long
     responses = list(dict.fromkeys([*items, *(text for each in answers for text in each)]))
     place = {text: i for i, text in enumerate(responses)}
     own = [[place[text] for text in dict.fromkeys(each)] for each in answers]
     vectors = env.encoder.encode(instructions), env.encoder.encode(responses)
     offered = np.array([place[text] for text in dict.fromkeys(items)])
     candidates, from_policy = _candidates(*vectors, offered, own, num_candidates, rng)
-    return Pool(instructions, responses, *vectors, candidates, from_policy)
+    return Pool(instructions, responses, *vectors, candidates, from_policy, left_out)
+
+
+def _answers(given: list[list[str]], rows: int) -> tuple[list[list[str]], int]:
+    """The policies' answers to each instruction, and how many more there are that are too long."""
+    every = [[answer for answer in each if answer] for each in zip(*given)] if given else [[]] * rows
+    answers = [[answer for answer in each if fits(answer)] for each in every]
+    return answers, sum(map(len, every)) - sum(map(len, answers))
 
 
 def _samples(run: Path, instructions: list[str]) -> list[str]:

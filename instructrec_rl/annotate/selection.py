@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from instructrec_rl.annotate.learner import Belief
+from instructrec_rl.annotate.limits import question_fits
 from instructrec_rl.annotate.pool import Pool
 from instructrec_rl.feedback.schema import Preference, Ranking, Rating, Record, Retract, Thumbs
 
@@ -148,6 +149,7 @@ class Selector:
             and question.instruction in self._row
             and annotator not in tally.annotators[key]
             and key not in excluded
+            and question_fits(question.instruction, question.responses)
         ]
         if not open_to:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,10 +13,17 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from instructrec_rl.annotate.connections import Connections, counted_protocol
 from instructrec_rl.annotate.guard import Bucket, Guard, is_loopback
+from instructrec_rl.annotate.keys import MAX_NAME, Keys
+from instructrec_rl.annotate.limits import MAX_RATIONALE, MAX_RESPONSES
 from instructrec_rl.annotate.selection import Question
 from instructrec_rl.annotate.session import Session, WriteError
 from instructrec_rl.core import InputError, Item
+from instructrec_rl.core.inert import printable
+
+if TYPE_CHECKING:
+    import uvicorn
 
 HERE = Path(__file__).resolve().parent / "page"
 FILES = {
@@ -27,8 +34,8 @@ FILES = {
     "outbox.js": ("outbox.js", "text/javascript; charset=utf-8"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
-Text = Annotated[str, Field(max_length=20_000)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"\S")]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=r"\S")]
+RETRY_S = 2  # seconds after which an answer that could not be written is to be sent again
 Id = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{8,64}$")]
 
 log = logging.getLogger(__name__)
@@ -53,10 +60,10 @@ class Answer(_Body):
     annotator: Name
     env: Annotated[str, Field(max_length=200)]
     mode: Annotated[str, Field(max_length=20)]
-    instruction: Text
-    responses: Annotated[list[Text], Field(min_length=1, max_length=8)]
-    value: bool | int | Text | Annotated[list[int], Field(max_length=8)]
-    rationale: Annotated[str | None, Field(max_length=2000)] = None
+    instruction: str
+    responses: Annotated[list[str], Field(min_length=1, max_length=MAX_RESPONSES)]
+    value: bool | int | str | Annotated[list[int], Field(max_length=MAX_RESPONSES)]
+    rationale: Annotated[str | None, Field(max_length=MAX_RATIONALE)] = None
     confidence: Annotated[float | None, Field(ge=0, le=1)] = None
 
 
@@ -78,22 +85,32 @@ class Words(_Body):
     """What an item should hold, and the text of one that is not looked for."""
 
     words: Annotated[str, Field(max_length=500)]
-    besides: Text = ""
+    besides: str = ""
 
 
-def make_app(session: Session, token: str = "", loopback: bool = True, bucket: Bucket | None = None) -> FastAPI:
-    """The application, behind its guard."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, token=token, loopback=loopback, bucket=bucket)
+def make_app(
+    session: Session,
+    token: str | Keys = "",
+    loopback: bool = True,
+    bucket: Bucket | None = None,
+    connections: Connections | None = None,
+) -> FastAPI:
+    """The application, behind its guard. token: for everybody, "" for none; or the keys of several people."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    keys = Keys(token) if isinstance(token, str) else token
+    app.add_middleware(Guard, keys=keys, loopback=loopback, bucket=bucket, connections=connections)
     _add_errors(app)
     _add_files(app)
+    _add_answers(app, session)
 
     @app.post("/api/about")
-    def about() -> dict[str, Any]:
+    def about(request: Request) -> dict[str, Any]:
+        person = request.scope["person"]
         return {
             "env": session.spec.name,
             "modes": session.modes,
-            "annotators": session.annotators,
+            "you": person,
+            "annotators": [person] if person else session.annotators,
             "target": session.target,
             "out": str(session.out),
         }
@@ -107,20 +124,6 @@ def make_app(session: Session, token: str = "", loopback: bool = True, bucket: B
     def progress(who: Who) -> dict[str, Any]:
         return _progress(session, who.annotator)
 
-    @app.post("/api/answer")
-    def answer(given: Answer) -> dict[str, Any]:
-        if given.env != session.spec.name:
-            raise InputError(f"env: this page was opened for {given.env}; here {session.spec.name} is annotated")
-        question = Question(given.mode, given.instruction, tuple(given.responses))
-        more = {"rationale": given.rationale, "confidence": given.confidence}
-        saved = session.save(given.id, given.annotator, question, given.value, **more)
-        return {"saved": saved, **_progress(session, given.annotator)}
-
-    @app.post("/api/undo")
-    def undo(asked: Undo) -> dict[str, Any]:
-        question = session.undo(asked.id, asked.annotator, asked.target)
-        return {"saved": asked.id, "question": _question(session, question), **_progress(session, asked.annotator)}
-
     @app.post("/api/items")
     def items(wanted: Words) -> dict[str, Any]:
         found, total = session.find_items(wanted.words, wanted.besides)
@@ -129,9 +132,25 @@ def make_app(session: Session, token: str = "", loopback: bool = True, bucket: B
     return app
 
 
+def _add_answers(app: FastAPI, session: Session) -> None:
+    @app.post("/api/answer")
+    def answer(given: Answer) -> dict[str, Any]:
+        if given.env != session.spec.name:
+            raise InputError(f"env: this page was opened for {given.env}; here {session.spec.name} is annotated")
+        question = Question(given.mode, given.instruction, tuple(given.responses))
+        more = {"rationale": given.rationale, "confidence": given.confidence}
+        saved = session.save(given.id, given.annotator, question, given.value, shown=True, **more)
+        return {"saved": saved, **_progress(session, given.annotator)}
+
+    @app.post("/api/undo")
+    def undo(asked: Undo) -> dict[str, Any]:
+        question = session.undo(asked.id, asked.annotator, asked.target)
+        return {"saved": asked.id, "question": _question(session, question), **_progress(session, asked.annotator)}
+
+
 def _add_files(app: FastAPI) -> None:
     def add(path: str, name: str, media_type: str) -> None:
-        @app.get(f"/{path}")
+        @app.api_route(f"/{path}", methods=["GET", "HEAD"])
         def file() -> FileResponse:
             return FileResponse(HERE / name, media_type=media_type)
 
@@ -144,8 +163,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(WriteError)
     def refused_by_disk(_: Request, error: WriteError) -> JSONResponse:
-        log.error("%s", error)
-        return JSONResponse({"error": f"The server could not write: {error.reason}."}, 503)
+        log.error("%s", printable(str(error)).replace("\n", " "))
+        again = {"Retry-After": str(RETRY_S)}
+        return JSONResponse({"error": f"The server could not write: {error.reason}."}, 503, again)
 
     @app.exception_handler(InputError)
     def wrong(_: Request, error: InputError) -> JSONResponse:
@@ -159,7 +179,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def other(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": str(error.detail)}, error.status_code)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
 def _progress(session: Session, annotator: str) -> dict[str, Any]:
@@ -206,18 +226,29 @@ def address(listening: socket.socket, host: str, token: str) -> str:
     return f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
 
 
-def serve(session: Session, listening: socket.socket, host: str, token: str) -> None:
-    """Serve until interrupted, which is raised again as KeyboardInterrupt."""
+def serving(
+    session: Session, host: str, token: str | Keys = "", connections: Connections | None = None
+) -> uvicorn.Config:
+    """The server, ready to run. It believes no header about who asks (X-Forwarded-For): whoever asks could write it."""
     import uvicorn
 
-    config = uvicorn.Config(
-        make_app(session, token, is_loopback(host)),
-        log_level="warning",
+    connections = connections or Connections()
+    return uvicorn.Config(
+        make_app(session, token, is_loopback(host), connections=connections),
+        http=counted_protocol(connections),
+        ws="none",
+        log_level="error",
         use_colors=False,  # its lines hold addresses from outside, and are made printable like all others
         access_log=False,
         server_header=False,
-        limit_concurrency=256,
+        proxy_headers=False,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=3,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+
+
+def serve(session: Session, listening: socket.socket, host: str, keys: Keys) -> None:
+    """Serve until interrupted, which is raised again as KeyboardInterrupt."""
+    import uvicorn
+
+    uvicorn.Server(serving(session, host, keys)).run(sockets=[listening])

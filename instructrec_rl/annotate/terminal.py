@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.annotate.selection import Question
 from instructrec_rl.annotate.session import Session, WriteError
+from instructrec_rl.core import InputError
+from instructrec_rl.core.inert import printable
 from instructrec_rl.core.tables import console as make_console
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ ASKS = {
 def ask(session: Session) -> None:
     """Ask until the annotator quits, or nothing is left. Each answer is on disk before "saved" is printed."""
     console = make_console(highlight=False)
-    annotator = _input(console, f"Your name ({getpass.getuser()}): ") or getpass.getuser()
+    user = printable(getpass.getuser())
+    annotator = "".join(filter(str.isprintable, _input(console, f"Your name ({user}): "))).strip() or user
     mode, skip = "rate", None
     while True:
         question = session.next(annotator, mode, skip)
@@ -65,11 +68,11 @@ def _input(console: Console, prompt: str, end: str = "") -> str:
 def _save(console: Console, session: Session, annotator: str, question: Question, value: Any) -> None:
     try:
         session.save(uuid.uuid4().hex, annotator, question, value)
-    except WriteError as error:
-        console.print(f"not saved: {error}", markup=False)
+    except InputError as error:
+        console.print(printable(f"not saved: {error}"), markup=False, emoji=False)
         return
     progress, _ = session.progress(annotator)
-    console.print(f"saved ({progress.you} by you, {progress.all} by all, of {progress.target})")
+    console.print(f"saved ({progress.you} by you of {progress.target}, {progress.all} by all)")
 
 
 def _undo(console: Console, session: Session, annotator: str) -> None:
@@ -81,7 +84,7 @@ def _undo(console: Console, session: Session, annotator: str) -> None:
         session.undo(uuid.uuid4().hex, annotator, last)
         console.print("taken back")
     except WriteError as error:
-        console.print(f"not taken back: {error}", markup=False)
+        console.print(printable(f"not taken back: {error}"), markup=False, emoji=False)
 
 
 def _show(console: Console, session: Session, question: Question) -> None:
@@ -89,7 +92,9 @@ def _show(console: Console, session: Session, question: Question) -> None:
     from rich.text import Text
 
     console.print()
-    console.print(Panel(Text(question.instruction, style="bold"), title="instruction", title_align="left"))
+    console.print(
+        Panel(Text(printable(question.instruction, lines=True), style="bold"), title="instruction", title_align="left")
+    )
     for i, response in enumerate(question.responses, 1):
         console.print(_response(session, response, str(i) if len(question.responses) > 1 else "response"))
 
@@ -101,13 +106,15 @@ def _response(session: Session, response: str, title: str) -> Panel:
     from rich.text import Text
 
     item = session.item(response)
-    shown: Any = Text(response)
+    shown: Any = Text(printable(response, lines=True))
     if item is not None:
-        shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=Text(item.name), title_justify="left")
+        shown = Table(
+            box=None, show_header=False, padding=(0, 2, 0, 0), title=Text(printable(item.name)), title_justify="left"
+        )
         for key, value in item.attributes.items():
-            words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            words = printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
             if len(words) <= 80:
-                shown.add_row(Text(key.replace("_", " "), style="dim"), Text(words or "none"))
+                shown.add_row(Text(printable(key).replace("_", " "), style="dim"), Text(words or "none"))
         if not shown.row_count:
-            shown.add_row(Text(response))
+            shown.add_row(Text(printable(response, lines=True)))
     return Panel(shown, title=title, title_align="left", border_style="dim")

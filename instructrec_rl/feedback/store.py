@@ -73,7 +73,7 @@ def _wait_for_lock(handle: int, path: Path, wait_s: float | None) -> None:
     pause = 0.0002  # about what a write takes
     while not try_lock(handle, path):
         if end is not None and time.monotonic() >= end:
-            raise HeldError(f"another process has held the file's lock for {wait_s:g} s; nothing was written", path)
+            raise HeldError(f"is in use by another process, waited for {wait_s:.1f} s; nothing was written", path)
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
 

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from instructrec_rl.annotate.command import AnnotateConfig, main, make_session, read_options
-from instructrec_rl.annotate.guard import HEADERS, MAX_BODY_BYTES, Bucket, is_loopback
+from instructrec_rl.annotate.guard import HEADERS, Bucket, is_loopback
 from instructrec_rl.annotate.learner import FIRST, Belief
+from instructrec_rl.annotate.limits import MAX_BODY_BYTES
 from instructrec_rl.annotate.selection import MODES, Question, Tally, question_key
 from instructrec_rl.annotate.session import Progress, Session, WriteError
 from instructrec_rl.core import InputError
@@ -599,21 +600,21 @@ def test_the_terminal(toys: Callable[..., Path], tmp_path: Path) -> None:
     assert lines()[3]["target"] == lines()[2]["id"]
     assert [line.get("annotator") for line in lines()] == ["ann"] * 5
     assert "Expected 1 to 5" in done.stdout
-    assert "saved (1 by you, 1 by all, of 200)" in done.stdout
+    assert "saved (1 by you of 200, 1 by all)" in done.stdout
     assert "colour" in done.stdout
 
 
 def test_the_command_serves_and_stops_at_ctrl_c(toys: Callable[..., Path], tmp_path: Path) -> None:
     toys()
     running = subprocess.Popen([sys.executable, "-m", "instructrec_rl.annotate", "env=toys", "port=0", "host=0.0.0.0"],
-                               cwd=tmp_path, env=environment(INSTRUCTREC_ANNOTATE_TOKEN="abc"),
+                               cwd=tmp_path, env=environment(INSTRUCTREC_ANNOTATE_TOKEN="abc.DEF_123~"),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     try:
         assert running.stdout is not None
         told = [next(running.stdout) for _ in range(3)]
         assert told[0] == "annotate toys: answers go to rewards/feedback/toys.jsonl\n"
         assert "networks that you trust" in told[1]
-        assert "/?token=abc   (Ctrl-C stops)\n" in told[2]
+        assert "/?token=abc.DEF_123~   (Ctrl-C stops)\n" in told[2]
     finally:
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=30)

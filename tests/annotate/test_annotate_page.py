@@ -29,17 +29,17 @@ ATTACK = '<script>window.owned=1</script><img src=x onerror="window.owned=1">\'"
 
 
 @contextmanager
-def served(session: Session, token: str = "") -> Iterator[str]:
+def served(session: Session, token: Any = "") -> Iterator[str]:
     """The real server on a free port, in a thread of this process."""
     import uvicorn
 
-    from instructrec_rl.annotate.server import address, listen, make_app
+    from instructrec_rl.annotate.server import address, listen, serving
 
     with listen("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(make_app(session, token), log_level="warning", access_log=False))
+        server = uvicorn.Server(serving(session, "127.0.0.1", token))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        yield address(listening, "127.0.0.1", token)
+        yield address(listening, "127.0.0.1", token if isinstance(token, str) else "")
         server.should_exit = True
         thread.join(timeout=30)
         assert not thread.is_alive()
@@ -127,7 +127,7 @@ def test_rate_and_undo(page: Any) -> None:
     (record,) = lines()
     assert (record["rating"], record["rationale"], record["confidence"]) == (4.0, "nearly", 0.6)
     assert (record["instruction"], record["annotator"], record["env"]) == (first, "ann", "toys")
-    assert page.locator("#counts").inner_text() == "1 by you, 1 by all, of 200"
+    assert page.locator("#counts").inner_text() == "1 by you of 200, 1 by all"
     until(page, lambda: shown(page) != first)
     assert page.get_by_label("Why?").input_value() == ""
     assert not page.get_by_role("radio", name="4 Well").is_checked()
@@ -135,7 +135,7 @@ def test_rate_and_undo(page: Any) -> None:
     page.locator("#saved").get_by_text("Undone.").wait_for()
     assert shown(page) == first
     assert [line["kind"] for line in lines()] == ["rating", "retract"]
-    assert page.locator("#counts").inner_text() == "0 by you, 0 by all, of 200"
+    assert page.locator("#counts").inner_text() == "0 by you of 200, 0 by all"
     assert page.get_by_role("button", name="Undo last").is_disabled()
     assert Store().records == []
 
@@ -261,7 +261,7 @@ def test_two_annotators_at_once(browser: Any, url: str) -> None:
     found = lines()
     assert [sum(line["annotator"] == name for line in found) for name in ("ann", "bob")] == [8, 8]
     assert len({(line["instruction"], line["response"]) for line in found}) == 16, "nothing was asked twice"
-    assert pages[0].locator("#counts").inner_text().startswith("8 by you, 1")
+    assert pages[0].locator("#counts").inner_text().startswith("8 by you of 200, 1")
     for page in pages:
         page.context.close()
 
@@ -281,7 +281,7 @@ def test_by_keyboard_alone(browser: Any, url: str) -> None:
             if focused() == wanted:
                 outline = page.evaluate("""(() => {
                     const element = document.activeElement;
-                    const seen = element.matches('.segment-row input, .choose input') ? element.nextSibling : element;
+                    const seen = element.matches('.segment-row input') ? element.nextSibling : element;
                     return getComputedStyle(seen).outlineStyle; })()""")
                 assert outline != "none", f"the focus on {wanted} is not seen"
                 return
@@ -511,6 +511,135 @@ def test_with_a_token(browser: Any, toys: Callable[..., Path]) -> None:
         page.context.close()
 
 
+def with_attributes(home: Path, count: int) -> None:
+    """Items of `toys` with more attributes, a few of them lists."""
+    path = home / "items.jsonl"
+    more = {f"trait_{k}": [f"one {k}", f"two {k}"] if k % 3 == 0 else f"so and so {k}" for k in range(count - 2)}
+    items = [json.loads(line) | more for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+@pytest.mark.parametrize("size", [(390, 844), (360, 640), (844, 390), (1280, 720)], ids=lambda size: f"{size[0]}")
+@pytest.mark.parametrize("count", [12, 40])
+def test_the_marks_are_in_sight_whatever_there_is_to_read(
+    browser: Any, toys: Callable[..., Path], size: tuple[int, int], count: int
+) -> None:
+    with_attributes(toys(), count)
+    with served(make_session(AnnotateConfig(overlap=0.0), ["env=toys"])) as url:
+        page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
+        begin(page, url)
+        marks = {
+            "Compare": [f"label[for='value-{i}']" for i in (0, 1, "tie")],
+            "Rank": [f".places button:nth-child({i})" for i in range(1, 5)],
+            "Yes or no": ["label[for='value-yes']", "label[for='value-no']"],
+            "Rate": [f"label[for='value-{i}']" for i in range(1, 6)],
+        }
+        for name, places in marks.items():
+            mode(page, name)
+            assert page.evaluate("scrollY") == 0
+            for place in [*places, "#save", "#skip"]:
+                box = page.locator(place).bounding_box()
+                assert box["y"] >= 0, (name, place)
+                assert box["y"] + box["height"] <= size[1], (name, place, box)
+                middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+                on_top = "([x, y, place]) => Boolean(document.elementFromPoint(x, y)?.closest(place))"
+                assert page.evaluate(on_top, [*middle, place]), (name, place)
+            page.mouse.click(*middle)  # Skip
+            settle(page)
+        page.context.close()
+
+
+def test_on_a_phone_many_attributes_are_folded(browser: Any, toys: Callable[..., Path]) -> None:
+    with_attributes(toys(), 12)
+    with served(make_session(AnnotateConfig(overlap=0.0), ["env=toys"])) as url:
+        page = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
+        begin(page, url)
+        seen = page.locator(".card dl > div >> visible=true")
+        assert seen.count() == 5
+        page.get_by_role("button", name="7 more").click()
+        assert seen.count() == 12
+        assert accessible(page) == []
+        page.get_by_role("button", name="Fewer").click()
+        assert seen.count() == 5
+        page.set_viewport_size({"width": 1100, "height": 850})
+        assert seen.count() == 12
+        assert page.locator("button.all").is_hidden()
+        mode(page, "Correct")
+        page.set_viewport_size({"width": 390, "height": 844})
+        box = page.locator("#find").bounding_box()
+        assert box["y"] + box["height"] < page.locator(".actions").first.bounding_box()["y"]
+        page.context.close()
+
+
+def test_the_bar_is_what_is_left_for_oneself(browser: Any, toys: Callable[..., Path]) -> None:
+    toys()
+    session = make_session(AnnotateConfig(overlap=0.0, target=20), ["env=toys"])
+    for i in range(29):
+        question = session.next("bob", "rate")
+        assert question is not None
+        session.save(f"answer-{i:08d}", "bob", question, 3)
+    with served(session) as url:
+        page = browser.new_context().new_page()
+        begin(page, url)
+
+        def bar() -> tuple[str, str, float]:
+            meter = page.locator("#meter")
+            filled = page.locator("#mine").evaluate("(e) => e.style.width")
+            return page.locator("#counts").inner_text(), meter.get_attribute("aria-valuenow"), float(filled.rstrip("%"))
+
+        assert bar() == ("0 by you of 20, 29 by all", "0", 0.0)
+        page.keyboard.press("4")
+        save(page, 30)
+        assert bar() == ("1 by you of 20, 30 by all", "1", 5.0)
+        page.context.close()
+
+
+def test_a_link_of_ones_own_asks_for_no_name(browser: Any, toys: Callable[..., Path]) -> None:
+    from instructrec_rl.annotate.keys import make_keys
+
+    toys()
+    keys = make_keys(["ann", "bob"])
+    with served(make_session(AnnotateConfig(overlap=0.0), ["env=toys"]), token=keys) as url:
+        page = browser.new_context().new_page()
+        page.goto(f"{url}?token={keys.people['ann']}")
+        page.locator("#question").wait_for()
+        assert page.locator("#who").is_disabled()
+        page.keyboard.press("4")
+        save(page, 1)
+        page.route("**/api/answer", lambda route: route.abort())
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        page.locator("#saved").get_by_text("Not saved yet").wait_for()
+        page.goto("about:blank")
+        page.unroute("**/api/answer")
+        page.goto(f"{url}?token={keys.people['bob']}")  # in the same browser: ann's answer is not sent as bob's
+        page.locator("#question").wait_for()
+        settle(page)
+        assert page.locator("#who-name").inner_text() == "bob"
+        assert len(lines()) == 1
+        page.goto(f"{url}?token={keys.people['ann']}")
+        page.locator("#saved").get_by_text("Your last answer is saved now.").wait_for()
+        assert [(line["annotator"], line["rating"]) for line in lines()] == [("ann", 4.0), ("ann", 2.0)]
+        page.context.close()
+
+
+def test_while_the_file_is_in_use_the_answer_is_kept(browser: Any, url: str) -> None:
+    from tests.annotate.test_guard import lock_held
+
+    page = browser.new_context().new_page()
+    begin(page, url)
+    with lock_held(OUT):
+        page.keyboard.press("4")
+        page.keyboard.press("Enter")
+        page.locator("#saved").get_by_text("Not saved yet; trying again.").wait_for()
+        assert "in use by" in page.locator("#banner").inner_text()
+        assert not OUT.read_text()
+    page.locator("#saved").get_by_text("Saved.").wait_for(timeout=60_000)
+    assert page.locator("#banner").is_hidden()
+    assert len(lines()) == 1
+    page.context.close()
+
+
 def test_the_theme_is_kept(page: Any) -> None:
     def back() -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
@@ -563,7 +692,7 @@ def test_every_screen_is_accessible_and_fits(browser: Any, url: str, scheme: Any
         widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         if widths[0] > widths[1]:
             wrong[name].append(f"scrolls sideways: {widths}")
-        for element in page.get_by_role("button").all() + page.locator(".segment-row label, .choose label").all():
+        for element in page.get_by_role("button").all() + page.locator(".segment-row label").all():
             box = element.bounding_box()
             if box and (box["height"] < 38 or box["width"] < 34):
                 wrong[name].append(f"small: {element.inner_text()} {box}")
@@ -593,7 +722,7 @@ def test_every_screen_is_accessible_and_fits(browser: Any, url: str, scheme: Any
 def test_what_a_screen_reader_hears(page: Any) -> None:
     tree = page.locator("body").aria_snapshot()
     for heard in ('heading "Instruction"', 'group "How well does it answer the instruction?"', 'radio "5 Perfectly"',
-                  'progressbar "Answers towards the target"', 'button "Save and next"', '"Annotator: ann. Change"',
+                  'progressbar "Your answers towards the target"', 'button "Save and next"', '"Annotator: ann. Change"',
                   'group "What to do"', 'radio "Compare"', "term: colour", "- banner", "- main"):  # fmt: skip
         assert heard in tree, f"{heard}: {tree}"
     live = page.evaluate("[...document.querySelectorAll('[role=status], [role=alert]')].map((e) => e.id)")

@@ -300,7 +300,7 @@ def test_who_holds_the_lock_is_waited_for_and_not_for_ever(tmp_path: Path) -> No
     append(path, rating())
     before = path.read_bytes()
     with locked(path):
-        with pytest.raises(InputError, match=r"a\.jsonl: another process has held the file's lock for 0.05 s"):
+        with pytest.raises(InputError, match=r"a\.jsonl: is in use by another process, waited for 0.1 s"):
             append(path, rating(2, response="y"), wait_s=0.05)
         assert path.read_bytes() == before
         waiting = threading.Thread(target=append, args=(path, rating(2, response="y")))

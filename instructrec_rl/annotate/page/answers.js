@@ -12,6 +12,7 @@ export const KINDS = {
 };
 const LETTERS = "ABCDEFGH";
 const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th"];
+const MOST = 6; // attributes that a narrow screen shows at first; page.css hides those from the sixth on
 const LONG = 80; // characters; a longer attribute is prose, and stands below
 
 /** An element with text and attributes: make("p", "words", {class: "note"}, ...children). */
@@ -64,6 +65,7 @@ export function card(response, badge = "") {
   text.textContent = short.length && item ? "" : response.text;
   text.hidden = !text.textContent || (item && item.name === response.text);
   fillAttributes(node.querySelector("dl"), short);
+  foldAttributes(node, short.length);
   const rest = node.querySelector(".rest");
   if (short.length && item) {
     for (const [key, value] of [...prose, ["as the policy writes it", response.text]]) {
@@ -73,6 +75,21 @@ export function card(response, badge = "") {
     rest.remove();
   }
   return node;
+}
+
+/** Where there are many attributes, a narrow screen shows the first and a button for the others. */
+function foldAttributes(node, count) {
+  const button = node.querySelector("button.all");
+  if (count <= MOST) { button.remove(); return; }
+  button.hidden = false;
+  button.addEventListener("click", () => show(!node.classList.contains("open")));
+  function show(open) {
+    node.classList.toggle("open", open);
+    button.setAttribute("aria-expanded", String(open));
+    button.textContent = open ? "Fewer" : `${count - MOST + 1} more`;
+  }
+  node.classList.add("folds");
+  show(false);
 }
 
 function fillAttributes(list, pairs) {
@@ -128,20 +145,28 @@ function thumbs(question, places) {
 
 function compare(question, places) {
   const grid = make("div", "", { class: "grid" });
-  const group = make("div", "", { role: "radiogroup", "aria-label": "Which answers the instruction better?" }, grid);
-  question.responses.forEach((response, i) => {
+  const options = question.responses.map((_, i) => ({ value: i, label: `${LETTERS[i]} is better`, key: String(i + 1) }));
+  const group = segments("value", [...options, { value: "tie", label: "Neither is better", key: "3" }],
+    { role: "radiogroup", "aria-label": "Which answers the instruction better?" });
+  const inputs = [...group.querySelectorAll("input")];
+  inputs[2].value = "-1";
+  const nodes = question.responses.map((response, i) => {
     const node = card(response, LETTERS[i]);
-    const label = make("label", "", { for: `value-${i}` }, make("b", `${LETTERS[i]} is better`), make("kbd", String(i + 1), { "aria-hidden": "true" }));
-    node.querySelector(".choose").append(make("input", "", { type: "radio", name: "value", id: `value-${i}`, value: i }), label);
-    clickChooses(node, () => label.click());
-    grid.append(node);
+    clickChooses(node, () => inputs[i].nextElementSibling.click());
+    return node;
   });
-  group.append(make("div", "", { class: "tie" },
-    make("input", "", { type: "radio", name: "value", id: "value-tie", value: -1 }),
-    make("label", "", { for: "value-tie" }, make("b", "Neither is better"), make("kbd", "3", { "aria-hidden": "true" }))));
-  places.responses.append(group);
-  const control = radios(places.responses, "value");
-  return { ...control, value: () => (control.get() === null ? null : Number(control.get())) };
+  grid.append(...nodes);
+  places.responses.append(grid);
+  places.control.append(make("div", "", { class: "segments compare" }, group));
+  const control = radios(places.control, "value");
+  const paint = () => nodes.forEach((node, i) => node.classList.toggle("chosen", inputs[i].checked));
+  group.addEventListener("change", paint);
+  return {
+    ...control,
+    set: (value) => { control.set(value); paint(); },
+    press: (digit) => { const chose = control.press(digit); paint(); return chose; },
+    value: () => (control.get() === null ? null : Number(control.get())),
+  };
 }
 
 /** Whether an event went through an element; by its path, as what was pressed may be gone from the page by now. */
@@ -159,21 +184,20 @@ function clickChooses(node, choose) {
 
 function rank(question, places) {
   let order = [];
-  const group = make("div", "", { class: "grid", role: "group", "aria-label": "Responses to put in order" });
+  const group = make("div", "", { class: "grid" });
   const told = make("p", "", { class: "note", role: "status" });
-  const buttons = question.responses.map((response, i) => {
-    const node = card(response, LETTERS[i]);
-    const button = make("button", "", { type: "button", class: "place" });
+  const nodes = question.responses.map((response) => card(response, LETTERS[question.responses.indexOf(response)]));
+  const buttons = nodes.map((node, i) => {
+    const button = make("button", "", { type: "button" });
     button.addEventListener("click", () => toggle(i));
-    node.querySelector(".choose").append(button);
     clickChooses(node, () => toggle(i));
-    group.append(node);
     return button;
   });
   const again = make("button", "Start over", { type: "button", class: "quiet" });
   again.addEventListener("click", () => { show([]); buttons[0].focus(); });
+  group.append(...nodes);
   places.responses.append(group);
-  places.control.append(make("div", "", { class: "ranking" }, told, again));
+  places.control.append(make("div", "", { class: "ranking" }, told, again), make("div", "", { class: "places", role: "group", "aria-label": "Responses to put in order" }, ...buttons));
 
   function toggle(i) {
     const next = order.includes(i) ? order.filter((each) => each !== i) : [...order, i];
@@ -189,11 +213,13 @@ function rank(question, places) {
       const letter = LETTERS[i];
       button.setAttribute("aria-pressed", String(at >= 0));
       button.replaceChildren(
-        make("b", at >= 0 ? ORDINALS[at] : order.length ? `${letter} comes next` : `${letter} is the best`),
+        make("b", letter),
+        make("span", at >= 0 ? ORDINALS[at] : order.length ? "next" : "best"),
         make("kbd", String(i + 1), { "aria-hidden": "true" }),
       );
-      button.setAttribute("aria-label", at >= 0 ? `${letter} is ${ORDINALS[at]}. Take it out of the order` : button.firstChild.textContent);
-      button.closest(".card").classList.toggle("chosen", at >= 0);
+      const next = order.length ? `${letter} comes next` : `${letter} is the best`;
+      button.setAttribute("aria-label", at >= 0 ? `${letter} is ${ORDINALS[at]}. Take it out of the order` : next);
+      nodes[i].classList.toggle("chosen", at >= 0);
     });
     told.textContent = order.length === buttons.length
       ? `In order: ${order.map((i) => LETTERS[i]).join(", ")}.`
@@ -213,7 +239,7 @@ function correct(question, places) {
   places.responses.append(card(question.responses[0]));
   if (!question.choose) return rewrite(question, places);
   let chosen = null;
-  const field = make("input", "", { type: "search", id: "find", autocomplete: "off", spellcheck: "false" });
+  const field = make("input", "", { type: "search", id: "find", maxlength: 500, autocomplete: "off", spellcheck: "false" });
   const told = make("p", "", { class: "note", role: "status" });
   const list = make("div", "", { class: "found", role: "radiogroup", "aria-label": "Items found" });
   places.control.append(
@@ -257,7 +283,7 @@ function correct(question, places) {
 }
 
 function rewrite(question, places) {
-  const field = make("textarea", "", { id: "rewritten", rows: 5, maxlength: 8000 });
+  const field = make("textarea", "", { id: "rewritten", rows: 5, maxlength: 30000 });
   field.value = question.responses[0].text;
   places.control.append(make("label", "What should the answer have been?", { for: "rewritten", class: "asks" }), field);
   return {
@@ -276,6 +302,7 @@ function rewrite(question, places) {
 export function showQuestion(question, places) {
   places.responses.replaceChildren();
   places.control.replaceChildren();
+  places.control.dataset.mode = question.mode;
   places.responses.dataset.count = String(question.responses.length);
   return { rate, compare, rank, correct, thumbs }[question.mode](question, places);
 }

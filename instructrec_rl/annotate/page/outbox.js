@@ -46,7 +46,7 @@ export async function call(path, body) {
     reply = await fetch(path, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(body),
+      body: JSON.stringify(body, (_, value) => value?.toWellFormed?.() ?? value), // half of a surrogate pair is refused
       signal: AbortSignal.timeout?.(20000),
     });
   } catch {
@@ -103,10 +103,13 @@ export async function deliver(path, body, waiting) {
   }
 }
 
-/** Send what an earlier page left behind. Returns how many were taken; `refused(reason)` is told of the others. */
-export async function deliverLeftOver(waiting, refused) {
+/**
+ * Send what an earlier page left behind, where `mine(body)`: what others answered in this browser waits for their own
+ * link. Returns how many were taken; `refused(reason)` is told of those that were not.
+ */
+export async function deliverLeftOver(mine, waiting, refused) {
   let taken = 0;
-  for (const { path, body } of Object.values(waitingMessages())) {
+  for (const { path, body } of Object.values(waitingMessages()).filter(({ body }) => mine(body))) {
     try {
       await deliver(path, body, waiting);
       taken += 1;

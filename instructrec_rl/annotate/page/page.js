@@ -42,15 +42,13 @@ function tell(text, waits = false) {
 }
 function complain(text) { $("problem").textContent = text; }
 
+/** The bar is what an annotator still has to do; what others did is told beside it. */
 function showProgress({ you, all, target }) {
-  const own = $("counts");
-  own.replaceChildren(make("b", String(you)), " by you, ", make("b", String(all)), ` by all, of ${target}`);
-  const most = Math.max(target, 1);
-  $("mine").style.width = `${(100 * Math.min(you, most)) / most}%`;
-  $("others").style.width = `${(100 * Math.max(0, Math.min(all, most) - Math.min(you, most))) / most}%`;
+  $("counts").replaceChildren(make("b", String(you)), ` by you of ${target}, `, make("b", String(all)), " by all");
+  $("mine").style.width = `${(100 * Math.min(you, target)) / Math.max(target, 1)}%`;
   $("meter").setAttribute("aria-valuemax", String(target));
-  $("meter").setAttribute("aria-valuenow", String(Math.min(all, target)));
-  $("meter").setAttribute("aria-valuetext", `${all} of ${target} answers, ${you} of them yours`);
+  $("meter").setAttribute("aria-valuenow", String(Math.min(you, target)));
+  $("meter").setAttribute("aria-valuetext", `${you} of ${target} answers by you, ${all} by all`);
 }
 function showLast(last) {
   state.last = last;
@@ -81,7 +79,7 @@ function askName() {
 }
 $("welcome").addEventListener("submit", (event) => {
   event.preventDefault();
-  const name = $("name").value.trim();
+  const name = $("name").value.normalize("NFC").trim();
   if (name) begin(name);
   else $("name").focus();
 });
@@ -96,7 +94,8 @@ function begin(name) {
 
 function showName() {
   $("who-name").textContent = state.annotator;
-  $("who").setAttribute("aria-label", `Annotator: ${state.annotator}. Change`);
+  $("who").disabled = Boolean(state.about.you); // the link says who it is
+  $("who").setAttribute("aria-label", `Annotator: ${state.annotator}${state.about.you ? "" : ". Change"}`);
 }
 
 function showModes() {
@@ -284,6 +283,7 @@ document.addEventListener("pointerdown", () => { byPointer = true; }, true);
 document.addEventListener("keydown", () => { byPointer = false; }, true);
 $("question").addEventListener("change", (event) => {
   const chosen = event.target.name === "value" || event.target === $("control");
+  if (chosen) complain("");
   if (byPointer && chosen && !state.control.focus) saveAtOnce();
 });
 
@@ -308,6 +308,11 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// The marks stand above the buttons at the lower edge, however long the responses are.
+new ResizeObserver(() => {
+  $("question").style.setProperty("--actions", `${$("question").querySelector(".actions").offsetHeight}px`);
+}).observe($("question").querySelector(".actions"));
+
 // Start
 
 async function start() {
@@ -327,9 +332,10 @@ async function start() {
   document.title = `Annotate · ${state.about.env}`;
   $("where").textContent = `Answers are appended to ${state.about.out} on the machine that serves this page. Nothing leaves it.`;
   showModes();
-  state.annotator = recall("annotator");
+  state.annotator = state.about.you || recall("annotator");
   showName();
-  const sent = await deliverLeftOver(waiting, (reason) => { $("banner").hidden = false; $("banner").textContent = `An answer from before was refused: ${reason}`; });
+  const mine = (body) => !state.about.you || body.annotator === state.about.you;
+  const sent = await deliverLeftOver(mine, waiting, (reason) => { $("banner").hidden = false; $("banner").textContent = `An answer from before was refused: ${reason}`; });
   if (sent) connected();
   if (!state.annotator) { askName(); return; }
   const draft = keptDraft();
