@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
+import regex
 
 from instructrec_rl.core import Batch, InputError
 from instructrec_rl.core.options import option
+from instructrec_rl.core.strict_json import parse_json
 from instructrec_rl.rewards import RewardContext
+from instructrec_rl.rewards.ecma_patterns import found_in
 from instructrec_rl.rewards.json_schema import check_schema, fits
 from instructrec_rl.rewards.tokens import words
 
@@ -39,7 +41,8 @@ class Config:
         for key in ("pattern", "forbid"):
             try:
                 re.compile(getattr(self, key))
-            except re.error as error:
+                regex.compile(getattr(self, key))
+            except (re.error, regex.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"{key}: not a regular expression: {error}") from error
         for unit in ("chars", "words"):
             low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
@@ -64,19 +67,30 @@ class Reward:
         """Which rules hold, (B,) of 0 and 1 each; a text is judged once."""
         texts = {text: place for place, text in enumerate(dict.fromkeys(batch.responses))}
         place = np.fromiter(map(texts.__getitem__, batch.responses), np.int64, len(batch))
-        return {name: np.array([rule(text) for text in texts], np.float64)[place] for name, rule in self.rules.items()}
+        return {name: _judged(rule, list(texts), batch)[place] for name, rule in self.rules.items()}
 
     def combine(self, parts: dict[str, np.ndarray]) -> np.ndarray:
         """The mean (B,) over the rules."""
         return np.mean(list(parts.values()), axis=0)
 
 
+def _judged(rule: Rule, texts: Sequence[str], batch: Batch) -> np.ndarray:
+    """Which texts keep a rule, (T,) of 0 and 1. Raises InputError, with the row, for a search without end."""
+    kept = np.zeros(len(texts))
+    for place, text in enumerate(texts):
+        try:
+            kept[place] = rule(text)
+        except InputError as error:
+            raise InputError(f"row {list(batch.responses).index(text)}: {error.reason}") from error
+    return kept
+
+
 def _rules(config: Config) -> dict[str, Rule]:
     """The rules that the options ask for, by the option's name."""
-    pattern, forbid = re.compile(config.pattern), re.compile(config.forbid)
+    pattern, forbid = regex.compile(config.pattern), regex.compile(config.forbid)
     known: dict[str, Rule] = {
-        "pattern": lambda text: pattern.search(text) is not None,
-        "forbid": lambda text: forbid.search(text) is None,
+        "pattern": lambda text: found_in(pattern, text, f"reward.pattern={config.pattern}"),
+        "forbid": lambda text: not found_in(forbid, text, f"reward.forbid={config.forbid}"),
         "json": lambda text: _read(text) is not BROKEN,
         "schema": lambda text: (value := _read(text)) is not BROKEN and fits(value, config.schema),
         "min_chars": lambda text: len(text) >= config.min_chars,
@@ -89,9 +103,16 @@ def _rules(config: Config) -> dict[str, Rule]:
 
 
 def _all_differ(found: list[str], size: int) -> bool:
-    """Whether no run of `size` words comes twice."""
-    runs = list(zip(*(found[start:] for start in range(size))))
-    return len(set(runs)) == len(runs)
+    """Whether no run of `size` words comes twice; runs are numbered by halves, those of 2n words by two of n words."""
+    if size > len(found):
+        return True
+    known: dict[str, int] = {}
+    numbers, length = np.array([known.setdefault(word, len(known)) for word in found], dtype=np.int64), 1
+    while length < size:
+        step = min(length, size - length)
+        pairs = numbers[: len(numbers) - step] * np.int64(len(found) + 1) + numbers[step:]
+        numbers, length = np.unique(pairs, return_inverse=True)[1], length + step
+    return len(np.unique(numbers)) == len(numbers)
 
 
 BROKEN = object()
@@ -100,10 +121,6 @@ BROKEN = object()
 def _read(text: str) -> Any:
     """The value of a JSON text, or BROKEN where it is none: that is what the rule asks."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except InputError:
         return BROKEN
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -46,7 +46,11 @@ class Reward(WeightedMean):
     """sum_i w_i(t) r_i / sum_i w_i(t) at step t, 0 until `at` is called. `weights` are the current ones, sum 1."""
 
     def __init__(self, config: Config, context: RewardContext):
-        self._points = {name: np.array(points, dtype=np.float64) for name, points in config.parts.items()}
+        largest = max((weight for points in config.parts.values() for _, weight in points), default=0.0) or 1.0
+        self._points = {  # weights of 1e308 would sum to infinity
+            name: np.array([[step, weight / largest] for step, weight in points])
+            for name, points in config.parts.items()
+        }
         self._steps = sorted({step for points in config.parts.values() for step, _ in points})
         for step in self._steps or [0.0]:
             # linear between neighbours, so a sum above 0 at every point is above 0 everywhere

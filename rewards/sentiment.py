@@ -7,6 +7,7 @@ the compound score of `vaderSentiment` 3.3's `SentimentIntensityAnalyzer().polar
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from instructrec_rl.core import Batch, InputError
 from instructrec_rl.core.options import option
 from instructrec_rl.rewards import RewardContext
 
+NEARBY = 8  # words to each side that a rule of VADER may look at
 MAX_MEMO = 100_000  # distinct texts remembered between calls
 TARGETS = ("positive", "neutral", "negative")
 
@@ -36,6 +38,8 @@ class Reward:
             raise InputError("needs vaderSentiment: pip install 'instructrec-rl[language]'") from error
         self.config = config
         analyzer = SentimentIntensityAnalyzer()
+        for check in ("_negation_check", "_special_idioms_check"):
+            setattr(analyzer, check, _nearby(getattr(analyzer, check)))
         self.compound = functools.lru_cache(maxsize=MAX_MEMO)(lambda text: analyzer.polarity_scores(text)["compound"])
 
     def score(self, batch: Batch) -> np.ndarray:
@@ -44,3 +48,16 @@ class Reward:
         if self.config.target == "neutral":
             return 1 - np.abs(compound)
         return (1 + compound) / 2 if self.config.target == "positive" else (1 - compound) / 2
+
+
+def _nearby(check: Callable[..., float]) -> Callable[..., float]:
+    """One of VADER's checks on the words around the place that it is asked about: it looks at three of them, and makes
+    all words of the text lower-case for that, so that time was quadratic in the text.
+    """
+
+    def checked(valence: float, words: Sequence[str], *places: int) -> float:
+        *before, place = places
+        start = max(0, place - NEARBY)
+        return check(valence, words[start : place + NEARBY], *before, place - start)
+
+    return checked

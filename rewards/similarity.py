@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import regex
 
 from instructrec_rl.core import Batch, InputError
 from instructrec_rl.core.options import option
@@ -17,6 +19,7 @@ from instructrec_rl.rewards.pairs import Pairs, distinct_pairs
 CHUNK_PAIRS = 4096  # pairs whose vectors are in memory at a time
 CELLS = 1 << 22  # numbers of token vectors that one multiplication reads: 16 MB
 PAD_TO = 8
+PICTURE = regex.compile(r"[[\p{Extended_Pictographic}\p{RI}\p{EMod}]--[\x00-\xff]]", regex.V1)
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Reward:
         for start in range(0, len(values), CHUNK_PAIRS):
             left, right = pairs.response[start : start + CHUNK_PAIRS], pairs.reference[start : start + CHUNK_PAIRS]
             used, place = np.unique(np.concatenate([left, right]), return_inverse=True)
-            texts = [pairs.texts[text] for text in used.tolist()]
+            texts = [with_names(pairs.texts[text]) for text in used.tolist()]
             readable = self._readable(texts, pairs, batch)
             left, right = place[: len(left)], place[len(left) :]
             found = compare(texts, left, right, readable)
@@ -67,10 +70,11 @@ class Reward:
         unreadable = refused(encode, texts)
         for row, (response, references) in enumerate(zip(batch.responses, batch.references) if unreadable else ()):
             for reference in references:
-                if reference in unreadable:
-                    raise InputError(f"row {row}: the reference: {unreadable[reference]}")
-            if response in unreadable and self.config.unreadable == "raise":
-                raise InputError(f"row {row}: the response: {unreadable[response]} (or set unreadable=zero)")
+                if (reason := unreadable.get(with_names(reference))) is not None:
+                    raise InputError(f"row {row}: the reference: {reason}")
+            reason = unreadable.get(with_names(response))
+            if reason is not None and self.config.unreadable == "raise":
+                raise InputError(f"row {row}: the response: {reason} (or set unreadable=zero)")
         return np.array([text not in unreadable for text in texts])
 
     def _cosines(self, texts: list[str], left: np.ndarray, right: np.ndarray, readable: np.ndarray) -> np.ndarray:
@@ -119,6 +123,13 @@ class Reward:
 
         asked = self.encoder.config.device
         return asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def with_names(text: str) -> str:
+    """The text with Unicode's names in place of emoji, which an encoder of English cannot tell apart."""
+    if text.isascii():
+        return text
+    return PICTURE.sub(lambda found: f" {unicodedata.name(found[0], found[0]).lower()} ", text)
 
 
 def _gather(states: Any, offsets: np.ndarray, counts: np.ndarray, texts: np.ndarray, length: int) -> tuple[Any, Any]:

@@ -30,10 +30,12 @@ class Reward(WeightedMean):
     """sum_i w_i r_i / sum_i w_i over the parts that can score a row. A part of weight 0 is scored and logged only."""
 
     def __init__(self, config: Config, context: RewardContext):
-        total = sum(config.parts.values())
-        if not total > 0:
+        largest = max(config.parts.values(), default=0.0)
+        if not largest > 0:
             raise InputError(
                 "needs parts with a weight above 0, such as reward.parts.constraints=1 or parts: {rouge: 1}"
             )
-        self.weights = {name: weight / total for name, weight in config.parts.items()}
+        raw = {name: weight / largest for name, weight in config.parts.items()}  # else two of 1e308 sum to infinity
+        total = sum(raw.values())
+        self.weights = {name: weight / total for name, weight in raw.items()}
         self._parts = Parts(list(config.parts), config.options, config.on_error, context)

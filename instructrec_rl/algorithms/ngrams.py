@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
-from instructrec_rl.rewards.tokens import WORDS_VERSION, refuse_other_words, words
+from instructrec_rl.rewards.tokens import WORD_RULES, WORDS_VERSION, word_rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,12 +40,13 @@ class NgramsPolicy:
     weights: np.ndarray
     bias: np.ndarray
     known: np.ndarray
+    words: int = WORDS_VERSION  # the rule of WORD_RULES that finds words
     _vectorizer: Any = field(default=None, repr=False)
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. An item never seen as right is chosen only where the menu has no other."""
         if self._vectorizer is None:
-            self._vectorizer = _new_vectorizer({gram: column for column, gram in enumerate(self.idf)})
+            self._vectorizer = _new_vectorizer({gram: column for column, gram in enumerate(self.idf)}, self.words)
             self._vectorizer.idf_ = np.array(list(self.idf.values()))
         values = self._vectorizer.transform(asked.texts).astype(np.float32) @ self.weights[:, menu] + self.bias[menu]
         return menu[np.where(self.known[menu], values, -np.inf).argmax(1)]
@@ -53,14 +54,14 @@ class NgramsPolicy:
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
         write_bytes_atomic(folder / FILES[0], save({"weights": self.weights, "bias": self.bias, "known": self.known}))
-        write_json_atomic(folder / FILES[1], {"idf": self.idf, "words": WORDS_VERSION})
+        write_json_atomic(folder / FILES[1], {"idf": self.idf, "words": self.words})
 
 
-def _new_vectorizer(vocabulary: dict[str, int] | None = None) -> Any:
+def _new_vectorizer(vocabulary: dict[str, int] | None = None, rule: int = WORDS_VERSION) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(
-        tokenizer=words, token_pattern=None, ngram_range=(1, 2), sublinear_tf=True, vocabulary=vocabulary
+        tokenizer=WORD_RULES[rule], token_pattern=None, ngram_range=(1, 2), sublinear_tf=True, vocabulary=vocabulary
     )
 
 
@@ -94,5 +95,5 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Ngram
 def load(folder: Path, items: list[Item]) -> NgramsPolicy:
     """Read what `save` wrote."""
     about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
-    refuse_other_words(about, folder / FILES[1])
-    return NgramsPolicy(about["idf"], **load_file(folder / FILES[0]))
+    rule = word_rule(about, folder / FILES[1])
+    return NgramsPolicy(about["idf"], **load_file(folder / FILES[0]), words=rule)

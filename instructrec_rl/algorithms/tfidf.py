@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instructrec_rl.core.files import write_json_atomic
-from instructrec_rl.rewards.tokens import WORDS_VERSION, refuse_other_words, words
+from instructrec_rl.rewards.tokens import WORD_RULES, WORDS_VERSION, word_rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,16 +26,20 @@ FILE = "tfidf.json"
 
 @dataclass
 class TfidfPolicy:
-    """idf: each known word's inverse document frequency, in the vocabulary's order; texts: the items' (A)."""
+    """idf: each known word's inverse document frequency, in the vocabulary's order; texts: the items' (A).
+
+    words: the rule of WORD_RULES that finds words.
+    """
 
     idf: Mapping[str, float]
     texts: list[str]
+    words: int = WORDS_VERSION
     _fitted: tuple[Any, Any] | None = field(default=None, repr=False)
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. Where no word is shared, the menu's first item."""
         if self._fitted is None:
-            vectorizer = _vectorizer(vocabulary={word: column for column, word in enumerate(self.idf)})
+            vectorizer = _vectorizer(self.words, vocabulary={word: column for column, word in enumerate(self.idf)})
             vectorizer.idf_ = np.array(list(self.idf.values()))
             self._fitted = vectorizer, vectorizer.transform(self.texts)
         vectorizer, items = self._fitted
@@ -43,13 +47,13 @@ class TfidfPolicy:
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
-        write_json_atomic(folder / FILE, {"idf": self.idf, "words": WORDS_VERSION})
+        write_json_atomic(folder / FILE, {"idf": self.idf, "words": self.words})
 
 
-def _vectorizer(**options: Any) -> Any:
+def _vectorizer(rule: int = WORDS_VERSION, **options: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(tokenizer=words, token_pattern=None, **options)
+    return TfidfVectorizer(tokenizer=WORD_RULES[rule], token_pattern=None, **options)
 
 
 def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> TfidfPolicy:
@@ -63,5 +67,4 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Tfidf
 def load(folder: Path, items: list[Item]) -> TfidfPolicy:
     """Read what `save` wrote."""
     about = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    refuse_other_words(about, folder / FILE)
-    return TfidfPolicy(about["idf"], [item.text for item in items])
+    return TfidfPolicy(about["idf"], [item.text for item in items], word_rule(about, folder / FILE))

@@ -146,7 +146,8 @@ class Reward:
         if values.shape != (len(batch),):
             raise self._unfit(f"returned shape {values.shape}, expected ({len(batch)},), one score a row")
         if values.dtype.kind not in "fiub":
-            wrong = [row for row, value in enumerate(values.tolist()) if not isinstance(value, int | float)]
+            values = np.asarray(scores, dtype=object)  # else numpy makes all of them what one of them is
+            wrong = [row for row, value in enumerate(values.tolist()) if not _is_score(value)]
             raise self._unfit("is not a real number", *_row(wrong[0] if wrong else 0, values, batch))
         values = values.astype(np.float64)
         good = (values >= -SLACK) & (values <= 1 + SLACK)  # False for NaN
@@ -316,10 +317,16 @@ def _all_text(texts: Any) -> bool:
     return all(issubclass(kind, str) for kind in set(map(type, texts)))
 
 
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and -1 <= value <= 2  # an integer may be larger than any float
+
+
 def _row(row: int, values: np.ndarray, batch: Batch) -> tuple[str, str]:
     """The value at fault, and where: the row's number and response, cut to a line."""
     response = batch.responses[row]
-    return str(values[row]), f'row {row} (response "{response[:80]}{"..." if len(response) > 80 else ""}")'
+    value = values[row]
+    shown = "of more than 308 digits" if isinstance(value, int) and abs(value) > sys.float_info.max else str(value)[:80]
+    return shown, f'row {row} (response "{response[:80]}{"..." if len(response) > 80 else ""}")'
 
 
 def _said(error: Exception) -> str:

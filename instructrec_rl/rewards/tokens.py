@@ -82,10 +82,20 @@ def words(text: str) -> list[str]:
     return (_ASCII_WORD if text.isascii() else _WORD).findall(text)
 
 
-def refuse_other_words(about: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError for a saved vocabulary of words that were found by another rule: it would fit no text."""
-    if about.get("words") != WORDS_VERSION:
-        raise InputError("saved when words were counted by another rule; learn it again", path)
+def word_rule(about: Mapping[str, Any], path: Path) -> int:
+    """The rule by which a saved vocabulary's words were found: a key of WORD_RULES, 1 where none is named.
+
+    Raises InputError for one that is not known: the vocabulary would fit no text.
+    """
+    rule = about.get("words", 1)
+    if type(rule) is not int or rule not in WORD_RULES:
+        raise InputError(f"words are counted by the rules {sorted(WORD_RULES)}, not {rule!r}; learn it again", path)
+    return rule
+
+
+# Before 2, a word was a run of letters and digits, and each Han and kana character; policies saved then go on with it.
+_WORD_BEFORE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+WORD_RULES: dict[int, Callable[[str], list[str]]] = {1: _WORD_BEFORE.findall, WORDS_VERSION: words}
 
 
 def spaced(text: str) -> str:

@@ -19,7 +19,7 @@ from instructrec_rl.config.schema import EnvConfig
 from instructrec_rl.core import InputError
 from instructrec_rl.env.environment import make_environment
 from instructrec_rl.env.spec import load_spec
-from instructrec_rl.rewards.tokens import _ASCII_WORD, _WORD, OTHER_SCRIPT, refuse_other_words, words
+from instructrec_rl.rewards.tokens import _ASCII_WORD, _WORD, OTHER_SCRIPT, WORD_RULES, word_rule, words
 
 TEXTS = {
     "Cyrillic": "я иду на работу",
@@ -137,9 +137,11 @@ def test_format_counts_words_of_any_script(options: dict[str, Any]) -> None:
 
 
 def test_a_vocabulary_of_other_words_is_refused() -> None:
-    with pytest.raises(InputError, match=r"tfidf.json: saved when words were counted by another rule; learn it again"):
-        refuse_other_words({"idf": {}}, Path("tfidf.json"))
-    refuse_other_words({"words": 2}, Path("tfidf.json"))
+    with pytest.raises(InputError, match=r"tfidf.json: words are counted by the rules \[1, 2\], not 3; learn it again"):
+        word_rule({"idf": {}, "words": 3}, Path("tfidf.json"))
+    assert [word_rule(about, Path("tfidf.json")) for about in ({"words": 2}, {"idf": {}})] == [2, 1]
+    assert WORD_RULES[1]("don't eat 2 披萨") == ["don", "t", "eat", "2", "披", "萨"]
+    assert WORD_RULES[2]("don't") == ["don't"]
 
 
 @pytest.mark.parametrize(
