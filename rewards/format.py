@@ -11,8 +11,8 @@ import numpy as np
 import regex
 
 from instructrec_rl.core import Batch, InputError
+from instructrec_rl.core.json_reader import parse_json
 from instructrec_rl.core.options import option
-from instructrec_rl.core.strict_json import parse_json
 from instructrec_rl.rewards import RewardContext
 from instructrec_rl.rewards.ecma_patterns import found_in
 from instructrec_rl.rewards.json_schema import check_schema, fits

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from instructrec_rl.core.files import write_bytes_atomic
+from instructrec_rl.core.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -53,7 +54,7 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Centr
     return CentroidPolicy(centroids / np.maximum(lengths, 1e-12), known.astype(np.uint8))
 
 
-def load(folder: Path, items: list[Item]) -> CentroidPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> CentroidPolicy:
     """Read what `save` wrote."""
-    tensors = load_file(folder / FILE)
-    return CentroidPolicy(tensors["centroids"], tensors["known"])
+    expected = {"centroids": ("F32", "A", "D"), "known": ("U8", "A")}
+    return CentroidPolicy(**read_tensors(folder / FILE, expected, A=len(items), D=dim))

@@ -10,23 +10,23 @@ not even run. docs/dqn.md lists every logged metric and every deviation from the
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
-from instructrec_rl.core.files import write_text_atomic
+from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
+from instructrec_rl.core.forms import read_form
 from instructrec_rl.encoders.item_features import item_features
-from instructrec_rl.encoders.set_network import SetNetwork, StateReader, pick_device
+from instructrec_rl.encoders.set_network import NetworkForm, SetNetwork, StateReader, pick_device, read_network
 from instructrec_rl.encoders.states import Asked
 from instructrec_rl.env.environment import Environment, Step, Turn
 
@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from instructrec_rl.core import Item
 
 
+FILES = "network.safetensors", "network.json"
 MAX_GRADIENT = 1.0  # norm at which gradients are clipped
+
+
+class About(NetworkForm):
+    """network.json."""
+
+    search: Literal["exact", "index"] = "exact"
 
 
 class DQNPolicy:
@@ -65,19 +72,15 @@ class DQNPolicy:
     def save(self, folder: Path) -> None:
         """Write network.safetensors and network.json."""
         tensors = {"features": self.features, **{f"network.{k}": v for k, v in self.network.state_dict().items()}}
-        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, folder / "network.safetensors")
-        about = {"state": self.state, "shape": self.shape, "search": self.search.kind}
-        write_text_atomic(folder / "network.json", json.dumps(about))
+        write_bytes_atomic(folder / FILES[0], save({name: value.cpu().contiguous() for name, value in tensors.items()}))
+        write_json_atomic(folder / FILES[1], {"state": self.state, "shape": self.shape, "search": self.search.kind})
 
 
-def load(folder: Path, items: list[Item]) -> DQNPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> DQNPolicy:
     """Read what `DQNPolicy.save` wrote. An index is built anew when first searched."""
-    about = json.loads((folder / "network.json").read_text())
-    tensors = load_file(folder / "network.safetensors")
-    network = SetNetwork(**about["shape"])
-    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-    search = ItemSearch(tensors["features"], about.get("search", "exact"))
-    return DQNPolicy(network, search, about["state"], about["shape"])
+    about = read_form(folder / FILES[1], About)
+    network, features = read_network(folder / FILES[0], about.shape, len(items), dim)
+    return DQNPolicy(network, ItemSearch(features, about.search), about.state, about.shape.model_dump())
 
 
 class Replay:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from instructrec_rl.algorithms.loop.bandits import train
 from instructrec_rl.algorithms.loop.rollouts import NEAR_TIE, greedy_propensity
+from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_bytes_atomic
+from instructrec_rl.core.tensor_files import read_tensors
 from instructrec_rl.env.environment import Turn
 
 if TYPE_CHECKING:
@@ -159,6 +161,12 @@ def learn(env: Environment, config: LinearQConfig, recorder: Recorder) -> Linear
     return learner.policy
 
 
-def load(folder: Path, items: list[Item]) -> LinearQPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> LinearQPolicy:
     """Read what `save` wrote."""
-    return LinearQPolicy(**load_file(folder / FILE))
+    expected: dict[str, tuple[str | int, ...]] = {"mean": ("F32", "D"), "scale": ("F32", 1)}
+    expected |= {"weights": ("F32", "A", "F"), "known": ("U8", "A")}
+    policy = LinearQPolicy(**read_tensors(folder / FILE, expected, A=len(items), D=dim))
+    numbers = len(policy.mean)
+    if policy.weights.shape[1] not in (numbers + 1, 2 * numbers + 2) or policy.scale[0] <= 0:
+        raise InputError("the tensors do not fit each other", folder / FILE)
+    return policy

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from instructrec_rl.algorithms.loop.bandits import train
 from instructrec_rl.algorithms.loop.rollouts import NEAR_TIE, greedy_propensity
+from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_bytes_atomic
+from instructrec_rl.core.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -152,6 +154,10 @@ def learn(env: Environment, config: LinUCBConfig, recorder: Recorder) -> LinUCBP
     return learner.policy
 
 
-def load(folder: Path, items: list[Item]) -> LinUCBPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> LinUCBPolicy:
     """Read what `save` wrote."""
-    return LinUCBPolicy(**load_file(folder / FILE))
+    expected = {"mean": ("F32", "D"), "basis": ("F32", "D", "K"), "theta": ("F32", "A", "d"), "known": ("U8", "A")}
+    policy = LinUCBPolicy(**read_tensors(folder / FILE, expected, A=len(items), D=dim))
+    if policy.theta.shape[1] != policy.basis.shape[1] + 1:
+        raise InputError("the tensors do not fit each other", folder / FILE)
+    return policy

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from instructrec_rl.core.files import write_bytes_atomic
+from instructrec_rl.core.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -44,6 +45,6 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Neigh
     return NeighbourPolicy((vectors / np.maximum(lengths, 1e-12)).astype(np.float32))
 
 
-def load(folder: Path, items: list[Item]) -> NeighbourPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> NeighbourPolicy:
     """Read what `save` wrote."""
-    return NeighbourPolicy(load_file(folder / FILE)["vectors"])
+    return NeighbourPolicy(**read_tensors(folder / FILE, {"vectors": ("F32", "A", "D")}, A=len(items), D=dim))

@@ -5,15 +5,17 @@ Ridge regression from the instruction's TF-IDF vector to one target an item: 1 w
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from pydantic import Field
+from safetensors.numpy import save
 
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
+from instructrec_rl.core.forms import Form, read_form
+from instructrec_rl.core.tensor_files import read_tensors
 from instructrec_rl.rewards.tokens import WORD_RULES, WORDS_VERSION, word_rule
 
 if TYPE_CHECKING:
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
 
 FILES = "ngrams.safetensors", "ngrams.json"
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # of the penalty; the one that is best on validation is kept
+
+
+class About(Form):
+    """ngrams.json: each known word's inverse document frequency, which is at least 1, and the rule that finds words."""
+
+    idf: Annotated[dict[str, Annotated[float, Field(ge=1, lt=1e6)]], Field(min_length=1)]
+    words: int = 1  # files older than the second rule do not name it
 
 
 @dataclass
@@ -92,8 +101,10 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Ngram
     return max(scored, key=lambda pair: pair[0])[1]
 
 
-def load(folder: Path, items: list[Item]) -> NgramsPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> NgramsPolicy:
     """Read what `save` wrote."""
-    about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
-    rule = word_rule(about, folder / FILES[1])
-    return NgramsPolicy(about["idf"], **load_file(folder / FILES[0]), words=rule)
+    path = folder / FILES[1]
+    about = read_form(path, About)
+    expected = {"weights": ("F32", len(about.idf), "A"), "bias": ("F32", "A"), "known": ("U8", "A")}
+    tensors = read_tensors(folder / FILES[0], expected, A=len(items))
+    return NgramsPolicy(about.idf, **tensors, words=word_rule({"words": about.words}, path))

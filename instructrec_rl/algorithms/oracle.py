@@ -48,6 +48,6 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Oracl
     return OraclePolicy(env.examples)
 
 
-def load(folder: Path, items: list[Item]) -> OraclePolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> OraclePolicy:
     """Raises InputError: an oracle lives inside its environment only."""
     raise InputError(NO_TEXT, folder)

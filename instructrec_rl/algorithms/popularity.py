@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
+from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.core.forms import Form, read_form
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from instructrec_rl.env.environment import Environment
 
 FILE = "popularity.json"
+
+
+class About(Form):
+    """popularity.json."""
+
+    counts: list[Annotated[int, Field(ge=0, lt=1 << 62)]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,9 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Popul
     return PopularityPolicy(np.bincount(best[trained.repeat(np.diff(starts))], minlength=len(env.items)))
 
 
-def load(folder: Path, items: list[Item]) -> PopularityPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> PopularityPolicy:
     """Read what `save` wrote."""
-    return PopularityPolicy(np.array(json.loads((folder / FILE).read_text(encoding="utf-8"))["counts"], dtype=np.int64))
+    counts = read_form(folder / FILE, About).counts
+    if len(counts) != len(items):
+        raise InputError(f'"counts": expected {len(items)}, one an item, found {len(counts)}', folder / FILE)
+    return PopularityPolicy(np.array(counts, dtype=np.int64))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
 from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.core.forms import Form, read_form
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from instructrec_rl.env.environment import Environment
 
 FILE = "random.json"
+
+
+class About(Form):
+    """random.json."""
+
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,6 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Rando
     return RandomPolicy(recorder.seed)
 
 
-def load(folder: Path, items: list[Item]) -> RandomPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> RandomPolicy:
     """Read what `save` wrote."""
-    return RandomPolicy(json.loads((folder / FILE).read_text(encoding="utf-8"))["seed"])
+    return RandomPolicy(read_form(folder / FILE, About).seed)

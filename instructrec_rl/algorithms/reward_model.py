@@ -12,14 +12,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_text_atomic
-from instructrec_rl.encoders.model_files import model_folder
+from instructrec_rl.core.forms import Form, Size, read_form
+from instructrec_rl.core.pretrained import load_text_tokenizer, load_whole
+from instructrec_rl.encoders.model_files import from_hub, model_folder
 from instructrec_rl.encoders.set_network import pick_device
 from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.feedback.exports import export_rows
@@ -37,6 +40,15 @@ MIN_PAIRS = 10
 HELD_OUT = 0.1  # of the instructions
 SCORED_AT_ONCE = 64
 FOLDER, ABOUT = "reward_model", "reward_model.json"
+
+NEW = "classifier|score|pooler|head|summary"  # layers that a model of sentences may lack: they are trained here
+
+
+class About(Form):
+    """reward_model.json."""
+
+    max_tokens: Annotated[Size, Field(ge=8)]
+
 
 Pair = tuple[str, str, str]  # instruction, better, worse
 
@@ -76,15 +88,21 @@ class RewardModelPolicy:
         write_text_atomic(folder / ABOUT, json.dumps({"max_tokens": self.max_tokens}))
 
 
-def load(folder: Path, items: list[Item]) -> RewardModelPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> RewardModelPolicy:
     """Read what `save` wrote."""
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    return RewardModelPolicy(*_model(str(folder / FOLDER), fresh=False), items, about["max_tokens"])
+    max_tokens = read_form(folder / ABOUT, About).max_tokens
+    model, tokenizer = _model(folder / FOLDER)
+    _check_context(model, max_tokens, folder / ABOUT)
+    return RewardModelPolicy(model, tokenizer, items, max_tokens)
 
 
 def encode(tokenizer: Any, instruction: str, response: str, max_tokens: int) -> list[int]:
-    """Token ids of a pair; one that is too long is cut, the longer of the two texts first."""
-    return list(tokenizer(instruction, response, truncation="longest_first", max_length=max_tokens)["input_ids"])
+    """Token ids of a pair; one that is too long is cut, the longer of the two texts first.
+
+    A text that spells a special token of the model is read as the letters that it has.
+    """
+    cut = {"truncation": "longest_first", "max_length": max_tokens}
+    return list(tokenizer(instruction, response, split_special_tokens=True, **cut)["input_ids"])
 
 
 def learn(env: Environment, config: RewardModelConfig, recorder: Recorder) -> RewardModelPolicy:
@@ -103,7 +121,11 @@ def learn(env: Environment, config: RewardModelConfig, recorder: Recorder) -> Re
             "are needed; give preferences, rankings, corrections, or ratings of several responses to an instruction"
         )
     torch.manual_seed(recorder.seed)  # of the new head
-    model, tokenizer = _model(config.model, fresh=True)
+    try:
+        model, tokenizer = _model(_folder_of(config.model), may_lack=NEW)
+    except InputError as error:
+        raise InputError(f"algo.model={config.model}: cannot be loaded ({error.reason})") from error
+    _check_context(model, config.max_tokens, None)
     device, _ = pick_device(config.device)
     policy = RewardModelPolicy(model.to(device), tokenizer, env.items, config.max_tokens)
     _train(policy, train, config, recorder)
@@ -127,26 +149,34 @@ def _pairs(env: Environment, folder: str) -> list[Pair]:
     return [(row["prompt"], text(row["chosen"]), text(row["rejected"])) for row in rows]
 
 
-def _model(name: str, fresh: bool) -> tuple[Any, Any]:
-    """A sequence classifier with one output and its tokenizer, from a folder or the hub; "" is the packaged MiniLM."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
+def _folder_of(name: str) -> Path:
+    """The folder of the model that `algo.model` names, fetched from the hub where it is none; "" is MiniLM's."""
+    if not name:
+        return model_folder("minilm", "")
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else from_hub(name, "algo.model")
 
-    logging.set_verbosity_error()  # that the head is new is known
-    logging.disable_progress_bar()
-    source = name or str(model_folder("minilm", ""))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ValueError) as error:  # what transformers raises for what it cannot find or read
-        reason = str(error).strip().partition("\n")[0][:160]
-        raise InputError(f"algo.model={source}: cannot be loaded ({type(error).__name__}: {reason})") from error
+
+def _model(folder: Path, may_lack: str = "") -> tuple[Any, Any]:
+    """A sequence classifier with one output and its tokenizer. may_lack: see `load_whole`."""
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = load_text_tokenizer(folder)
+    one = {"num_labels": 1}
+    model = load_whole(AutoModelForSequenceClassification, folder, may_lack, settings=one, dtype=torch.float32)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise InputError("the tokenizer has neither a pad token nor an end-of-text token", folder)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _check_context(model: Any, max_tokens: int, path: Path | None) -> None:
+    """Raise InputError for pairs that are longer than the model has positions for."""
+    most = getattr(model.config, "max_position_embeddings", max_tokens)
+    if max_tokens > most:
+        raise InputError(f"algo.max_tokens={max_tokens}: the model reads at most {most}", path)
 
 
 def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConfig, recorder: Recorder) -> None:

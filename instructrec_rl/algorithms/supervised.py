@@ -12,19 +12,19 @@ item has the reward 1 and all others 0, it is ordinary classification with a lit
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
+from instructrec_rl.core.forms import read_form
 from instructrec_rl.encoders.item_features import item_features
-from instructrec_rl.encoders.set_network import SetNetwork, StateReader, pick_device
+from instructrec_rl.encoders.set_network import NetworkForm, SetNetwork, StateReader, pick_device, read_network
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -63,14 +63,11 @@ class SupervisedPolicy:
         write_json_atomic(folder / FILES[1], {"state": self.state, "shape": self.shape})
 
 
-def load(folder: Path, items: list[Item]) -> SupervisedPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> SupervisedPolicy:
     """Read what `save` wrote."""
-    about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
-    tensors = load_file(folder / FILES[0])
-    features = tensors.pop("features")
-    network = SetNetwork(**about["shape"])
-    network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()})
-    return SupervisedPolicy(network, features, about["state"], about["shape"])
+    about = read_form(folder / FILES[1], NetworkForm)
+    network, features = read_network(folder / FILES[0], about.shape, len(items), dim)
+    return SupervisedPolicy(network, features, about.state, about.shape.model_dump())
 
 
 def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> SupervisedPolicy:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.core.forms import Form, read_form
 from instructrec_rl.rewards.tokens import WORD_RULES, WORDS_VERSION, word_rule
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from instructrec_rl.env.environment import Environment
 
 FILE = "tfidf.json"
+
+
+class About(Form):
+    """tfidf.json: each known word's inverse document frequency, which is at least 1, and the rule that finds words."""
+
+    idf: Annotated[dict[str, Annotated[float, Field(ge=1, lt=1e6)]], Field(min_length=1)]
+    words: int = 1  # files older than the second rule do not name it
 
 
 @dataclass
@@ -64,7 +72,7 @@ def learn(env: Environment, config: BaselineConfig, recorder: Recorder) -> Tfidf
     return TfidfPolicy(dict(zip(words.tolist(), vectorizer.idf_.tolist())), texts)
 
 
-def load(folder: Path, items: list[Item]) -> TfidfPolicy:
+def load(folder: Path, items: list[Item], dim: int | None = None) -> TfidfPolicy:
     """Read what `save` wrote."""
-    about = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return TfidfPolicy(about["idf"], [item.text for item in items], word_rule(about, folder / FILE))
+    about = read_form(folder / FILE, About)
+    return TfidfPolicy(about.idf, [item.text for item in items], word_rule({"words": about.words}, folder / FILE))

@@ -15,7 +15,7 @@ from instructrec_rl.annotate.connections import Connections
 from instructrec_rl.annotate.keys import Keys
 from instructrec_rl.annotate.limits import MAX_BODY_BYTES
 from instructrec_rl.core import InputError
-from instructrec_rl.core.strict_json import parse_object
+from instructrec_rl.core.json_reader import parse_object
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

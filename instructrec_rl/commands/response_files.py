@@ -10,7 +10,7 @@ from typing import Any
 
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.files import reading
-from instructrec_rl.core.strict_json import parse_json
+from instructrec_rl.core.json_reader import parse_json
 
 RESPONSE_FIELDS = ("response", "prediction", "text", "output")
 REFERENCE_FIELDS = ("references", "reference", "text", "output")

@@ -24,6 +24,7 @@ from instructrec_rl.config.schema import (
     GROUPS,
     LANGUAGE_ALGORITHMS,
     POLICIES,
+    TINY_CONTEXT,
     TOP,
     EnvConfig,
     PolicyConfig,
@@ -282,6 +283,9 @@ def _check_policy(config: RunConfig, given: Mapping[str, Setting]) -> None:
             raise given[options[0]].error(f"algo={algo} has no such policy; {trainers}")
     if policy.name == "hf" and not policy.model:
         raise InputError("policy=hf needs policy.model: a folder, or the id of a causal language model on the hub")
+    if policy.name in ("default", "tiny") and policy.max_tokens >= TINY_CONTEXT:
+        reason = f"policy=tiny has room for {TINY_CONTEXT} tokens, those of the prompt and the answers together"
+        raise given.get(key := "policy.max_tokens", Setting(key, policy.max_tokens)).error(reason)
     if policy.model and policy.name != "hf":
         raise InputError(f"policy.model={policy.model}: it goes with policy=hf, and this is policy={policy.name}")
 

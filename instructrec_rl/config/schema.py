@@ -50,8 +50,8 @@ class PolicyConfig:
         "generate", "how it answers: writes greedily, or chooses the likeliest item", choices=("generate", "choose")
     )
     max_tokens: int = option(0, "of an answer (default: what the longest item takes)", low=0)
-    hidden: int = option(128, "policy=tiny: its width", low=32)
-    layers: int = option(4, "policy=tiny: its depth", low=1)
+    hidden: int = option(128, "policy=tiny: its width, a multiple of 32", low=32, high=4096, multiple=32)
+    layers: int = option(4, "policy=tiny: its depth", low=1, high=64)
     lora: bool = option(False, "train low-rank adapters and leave the model's own weights as they are")
     lora_rank: int = option(16, "rank of the adapters", low=1)
     lora_targets: str = option("all-linear", "modules with adapters, by name, with commas between")
@@ -260,6 +260,7 @@ ALGORITHM_CONFIGS: dict[str, type] = dict.fromkeys(ALGORITHM_NOTES, BaselineConf
     "reward_model": RewardModelConfig,
 }
 LANGUAGE_ALGORITHMS = ("ppo", "grpo", "rloo")  # their policy is a language model, which policy=NAME chooses
+TINY_CONTEXT = 512  # tokens that policy=tiny has room for, prompt and answers together
 POLICIES = {
     "default": "what the algorithm brings: a network of its own, or policy=tiny",
     "tiny": "a causal language model of a million parameters, made here",

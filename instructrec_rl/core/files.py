@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrec_rl.core import InputError
-from instructrec_rl.core.strict_json import parse_json, parse_object
+from instructrec_rl.core.json_reader import parse_json, parse_object
 
 PACKAGE = Path(__file__).resolve().parents[1]  # instructrec_rl/
 PATH_VARIABLE = "INSTRUCTREC_PATH"

@@ -14,9 +14,14 @@ from typing import Any, Literal, Union
 from instructrec_rl.core import InputError, nearest
 
 
-def option(default: Any, help: str, low: float | None = None, high: float = math.inf, choices: Any = ()) -> Any:
-    """A field with its help, the closed range of its values and, for text, the values it may take."""
-    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices)}
+def option(
+    default: Any, help: str, low: float | None = None, high: float = math.inf, choices: Any = (), multiple: int = 1
+) -> Any:
+    """A field with its help, the closed range of its values and, for text, the values it may take.
+
+    multiple: what an integer must be a multiple of.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices), "multiple": multiple}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -100,6 +105,8 @@ def out_of_range(value: Any, metadata: Mapping[str, Any]) -> str:
         return "expected a finite number"
     if low is not None and isinstance(value, int | float) and not low <= value <= high:
         return f"expected at least {low}" + (f" and at most {high}" if high < math.inf else "")
+    if isinstance(value, int) and value % metadata.get("multiple", 1):
+        return f"expected a multiple of {metadata['multiple']}"
     return ""
 
 

@@ -25,6 +25,7 @@ from instructrec_rl.encoders import model_files as encoder_model
 from instructrec_rl.encoders.cache import SHARD_TEXTS, Arrays, EmbeddingCache, cache_folder, text_keys
 
 PAD_TO = 8
+MOST_TOKENS = 1 << 20
 # A CPU's matrix product adds in another order where it has few rows: measured, under 16 with MKL in fp32 and under 384
 # with oneDNN on AMX in bf16. A smaller batch is filled up with copies of its own texts, so that no vector feels it.
 FEWEST_TOKENS = {"fp32": 16, "bf16": 384}
@@ -151,6 +152,10 @@ class Encoder:
         offsets = np.concatenate([[0], np.cumsum([len(one) for one in read], dtype=np.int64)])
         size = int(offsets[-1])
         ids = np.fromiter(chain.from_iterable(one.ids for one in read), np.int64, size)
+        if size and ids.max() >= self._shape.get("vocab_size", np.inf):
+            raise InputError(
+                "the tokenizer has tokens that the model does not know: they do not belong together", self._folder
+            )
         special = np.fromiter(chain.from_iterable(one.special_tokens_mask for one in read), np.int8, size)
         pairs = chain.from_iterable(chain.from_iterable(one.offsets for one in read))
         spans = np.fromiter(pairs, np.int32, 2 * size).reshape(size, 2)
@@ -232,9 +237,10 @@ class Encoder:
             )
 
 
-def load_encoder(config: EncoderConfig | None = None) -> Encoder:
+def load_encoder(config: EncoderConfig | None = None, fetch: bool = True) -> Encoder:
     """Check the model's files and settings and return an Encoder; the model itself is loaded at the first new text.
 
+    fetch: whether the hub may be asked for a model that is not on this machine.
     Raises InputError for a wrong option, and for what `encoder_model.model_folder` refuses.
     """
     config = config or EncoderConfig()
@@ -243,9 +249,11 @@ def load_encoder(config: EncoderConfig | None = None) -> Encoder:
     _check_choice("dtype", config.dtype, ("auto", "bf16", "fp32"))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise InputError(f'encoder.device is "{config.device}", expected auto, cpu, cuda or cuda:N')
-    if config.max_tokens < 3 or config.batch_size < 0 or not 0 <= config.max_unknown <= 1:
-        raise InputError("encoder: expected max_tokens >= 3, batch_size >= 0 and max_unknown in [0, 1]")
-    folder = encoder_model.model_folder(config.name, config.model)
+    if not 3 <= config.max_tokens <= MOST_TOKENS or config.batch_size < 0 or not 0 <= config.max_unknown <= 1:
+        raise InputError(
+            "encoder: expected max_tokens >= 3 (and at most 1,048,576), batch_size >= 0 and max_unknown in [0, 1]"
+        )
+    folder = encoder_model.model_folder(config.name, config.model, fetch)
     pooling = encoder_model.trained_pooling(folder) if config.pooling == "auto" else config.pooling
     dtype, device = encoder_model.pick_hardware(config.dtype, config.device)
     return Encoder(config, folder, dtype, device, pooling)

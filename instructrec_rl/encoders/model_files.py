@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from instructrec_rl.core import InputError
-from instructrec_rl.core.files import sha256_file
+from instructrec_rl.core.files import read_bytes, read_json, sha256_file
+from instructrec_rl.core.pretrained import load_whole
+from instructrec_rl.core.pretrained import quiet as quiet
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLING_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta")  # whose classes can leave out the layer that we do not use
 FINGERPRINTED = ("config.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 
-def model_folder(name: str, model: str) -> Path:
+def model_folder(name: str, model: str, fetch: bool = True) -> Path:
     """The folder of encoder=minilm, or of encoder=hf with encoder.model: a folder or a hub id.
 
+    fetch: whether the hub may be asked; else a model of the hub must be on this machine already.
     Raises InputError for a folder that is no model, weights that are not safetensors, packaged weights whose sha256 is
     not the known one, and an id that the hub cannot give.
     """
@@ -39,22 +41,28 @@ def model_folder(name: str, model: str) -> Path:
         raise InputError("encoder=hf needs encoder.model: a folder, or the id of a model on the hub")
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        folder = _from_hub(model)
+        folder = from_hub(model, "encoder.model", fetch)
     _check_folder(folder)
     return folder
 
 
-def _from_hub(model: str) -> Path:
+def from_hub(model: str, key: str, fetch: bool = True) -> Path:
+    """The folder of a model of the hub on this machine, which is fetched where that is allowed."""
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):
-        raise InputError("no such folder (encoder.model is a folder with a model, or a hub id such as org/name)", model)
+        raise InputError(f"no such folder ({key} is a folder with a model, or a hub id such as org/name)", model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
     wanted = ["*.json", "model*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
+    unwanted = ["onnx/*", "openvino/*"]
     try:
-        return Path(snapshot_download(model, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
+        return Path(
+            snapshot_download(model, allow_patterns=wanted, ignore_patterns=unwanted, local_files_only=not fetch)
+        )
     except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
+        if not fetch:
+            raise InputError(f"{key}: not on this machine; fetch it first: hf download {model}", model) from error
         reason = str(error).strip().partition("\n")[0][:120]
         raise InputError(
             f"neither a folder here nor a model the hub could give ({type(error).__name__}: {reason})", model
@@ -67,12 +75,17 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.b
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise InputError("no config.json: not the folder of a model", folder)
-    if not isinstance(read_shape(folder).get("hidden_size"), int):
+    shape = read_shape(folder)
+    if not isinstance(shape.get("hidden_size"), int):
         raise InputError("no hidden_size: not a BERT-like model", folder / "config.json")
     if not _weights(folder):
         raise InputError("no model.safetensors (weights in other formats are not loaded)", folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}", folder)
+    for key, least in (("hidden_size", 1), ("max_position_embeddings", 8), ("vocab_size", 1), ("pad_token_id", 0)):
+        size = shape.get(key)
+        if key in shape and not (type(size) is int and size >= least) and not (key == "pad_token_id" and size is None):
+            raise InputError(f'"{key}" is {str(size)[:40]}: expected at least {least}', folder / "config.json")
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -81,17 +94,10 @@ def _weights(folder: Path) -> list[Path]:
 
 def read_shape(folder: Path) -> dict[str, Any]:
     """The model's config.json: hidden_size, model_type, max_position_embeddings, ..."""
-    return _read_json(folder / "config.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", path) from error
-    if not isinstance(value, dict):
-        raise InputError("expected a JSON object", path)
-    return value
+        return read_json(folder / "config.json")
+    except InputError as error:
+        raise InputError(f"cannot be read as JSON ({error.reason})", error.path) from error
 
 
 def trained_pooling(folder: Path) -> str:
@@ -99,7 +105,7 @@ def trained_pooling(folder: Path) -> str:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    options = _read_json(path)
+    options = read_json(path)
     on = [key for key, value in options.items() if key.startswith("pooling_mode") and value is True]
     mode = POOLING_MODES.get(on[0]) if len(on) == 1 else options.get("pooling_mode")
     if mode not in POOLING_MODES.values():
@@ -150,14 +156,16 @@ def load_tokenizer(folder: Path, max_tokens: int) -> Any:
     path = folder / "tokenizer.json"
     try:
         if path.is_file():
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_buffer(read_bytes(path))
         else:
             from transformers import AutoTokenizer
 
-            loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+            loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
             tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    except InputError:
+        raise
     except Exception as error:  # the Rust library raises bare Exception
-        raise InputError(f"the tokenizer cannot be read ({error})", folder) from error
+        raise InputError(f"the tokenizer cannot be read ({str(error)[:160]})", folder) from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
@@ -167,35 +175,15 @@ def load_tokenizer(folder: Path, max_tokens: int) -> Any:
 def load_model(folder: Path, dtype: str, device: str) -> Any:
     """The model, ready to run. Prints nothing, and leaves torch's random stream as it was."""
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
+    extra = {"add_pooling_layer": False} if read_shape(folder).get("model_type") in WITHOUT_POOLER else {}
+    precision = torch.bfloat16 if dtype == "bf16" else torch.float32
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):  # a layer that the file lacks is drawn at random
-            shape = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            extra = {"add_pooling_layer": False} if shape.model_type in ("bert", "roberta", "xlm-roberta") else {}
-            model = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.bfloat16 if dtype == "bf16" else torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                **extra,
-            )
-    except Exception as error:  # transformers has no common base for "this is not a model I can load"
-        raise InputError(f"the model cannot be loaded ({type(error).__name__}: {error})", folder) from error
+        with torch.random.fork_rng(devices=[]):  # a layer that the file lacks, and we do not use, is drawn at random
+            model = load_whole(AutoModel, folder, may_lack="pooler", dtype=precision, **extra)
+    except InputError as error:
+        raise InputError(f"the model cannot be loaded: {error.reason}", error.path) from error
+    if model.config.hidden_size != read_shape(folder)["hidden_size"]:
+        raise InputError("the model cannot be loaded: its hidden_size is another one", folder)
     return model.eval().to(device)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """A context in which transformers shows no progress bars and says nothing but errors."""
-    from transformers.utils import logging as chatter
-
-    verbosity, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    chatter.set_verbosity_error()
-    chatter.disable_progress_bar()
-    try:
-        yield
-    finally:
-        chatter.set_verbosity(verbosity)
-        if bars:
-            chatter.enable_progress_bar()

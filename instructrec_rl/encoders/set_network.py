@@ -6,13 +6,17 @@ one vector, and a linear map gives the output. A member may be a whole sentence,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from instructrec_rl.core import InputError
+from instructrec_rl.core.forms import Form, Number, Size
+from instructrec_rl.core.tensor_files import read_tensors
 from instructrec_rl.encoders.states import States
 
 
@@ -73,6 +77,42 @@ class SetNetwork(nn.Module):
             first_turn = torch.zeros(1, sets.vectors.shape[1] + 1, device=pooled.device)
             pooled = pooled + self.context(first_turn if context is None else context)
         return self.head(self.dropout(pooled)) + self.linear(mean)
+
+
+class Shape(Form):
+    """The arguments of `SetNetwork`, as a policy's JSON has them."""
+
+    dim: Size
+    hidden: Size
+    outputs: Size
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    context: bool = False
+
+
+class NetworkForm(Form):
+    """The JSON beside a network's weights."""
+
+    state: Literal["sentence", "clauses", "tokens"]
+    shape: Shape
+
+
+def read_network(path: Path, shape: Shape, num_items: int, dim: int | None) -> tuple[SetNetwork, Tensor]:
+    """A network, and the features (A, F) of the items beside it, out of a safetensors file.
+
+    The shape is held against the file's header before any memory is taken. Raises InputError where they do not fit each
+    other, the items, or the encoder's `dim`.
+    """
+    if dim is not None and shape.dim != dim:
+        raise InputError(f'"shape.dim" is {shape.dim}; the encoder\'s vectors have {dim} numbers', path)
+    with torch.device("meta"):  # shapes alone
+        network = SetNetwork(**shape.model_dump())
+    expected: dict[str, tuple[str | int, ...]] = {
+        f"network.{name}": ("F32", *weights.shape) for name, weights in network.state_dict().items()
+    }
+    tensors = read_tensors(path, expected | {"features": ("F32", num_items, shape.outputs)}, framework="pt")
+    features = tensors.pop("features")
+    network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()}, assign=True)
+    return network, features
 
 
 class StateReader:

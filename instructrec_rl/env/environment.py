@@ -75,6 +75,12 @@ class Environment:
         return ItemFinder(self.items)
 
     @cached_property
+    def characters(self) -> frozenset[str]:
+        """Every character of the items' texts, the instructions, and the references that a written answer may give."""
+        references = (text for example in self.examples for text in example.references)
+        return frozenset().union(*self.item_texts, *self.instructions, *references)
+
+    @cached_property
     def item_vectors(self) -> np.ndarray:
         """Sentence embeddings of the items' texts, (A, D) float32."""
         return self.encoder.encode(list(self.item_texts))

@@ -16,10 +16,20 @@ from gymnasium.vector.utils import batch_space
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import find_envs
 from instructrec_rl.encoders.states import MAX_CLAUSES, MAX_TOKENS
+from instructrec_rl.env.arguments import (
+    asked_rows,
+    item_action,
+    item_actions,
+    one_seed,
+    seeds_of,
+    text_action,
+    text_actions,
+)
 from instructrec_rl.env.environment import Environment, Turn, load_env
 
 BLOCK = 1024  # rows each instance draws at a time: the generator's call costs more than the numbers
 MAX_RESPONSE = 2_000  # characters
+WRITTEN = frozenset(string.ascii_letters + string.digits + string.punctuation + " \n")  # beside those of the data
 
 Stamp = tuple[tuple[str, int], ...]
 Observation = np.ndarray | dict[str, np.ndarray]
@@ -67,10 +77,22 @@ class _Shell:
         if not self.text_action:
             return seen, spaces.Discrete(len(self.dynamics.menu))
         # Text accepts only alphanumerics unless told otherwise, and would reject "margherita pizza"
-        charset = frozenset(string.ascii_letters + string.digits + string.punctuation + " ").union(
-            *self.environment.item_texts, *self.environment.instructions
-        )
+        charset = WRITTEN | self.environment.characters
         return seen, spaces.Text(max_length=MAX_RESPONSE, min_length=0, charset=charset)
+
+    def find_rows(self, row_ids: Sequence[str]) -> np.ndarray:
+        """Where rows of this split stand in the examples. Raises InputError for one that is not there."""
+        missing, found = set(row_ids), {}
+        for row in self.dynamics.rows:
+            if self.environment.row_ids[row] in missing:
+                found[self.environment.row_ids[row]] = row
+                missing.remove(self.environment.row_ids[row])
+                if not missing:
+                    break
+        for row_id in row_ids:
+            if row_id in missing:
+                raise InputError(f'split "{self.split}" has no row "{row_id}"')
+        return np.array([found[row_id] for row_id in row_ids], dtype=np.int64)
 
     def observe(self, turn: Turn) -> Observation:
         """The observations of B episodes, batched: see `_spaces` for the shapes."""
@@ -109,42 +131,43 @@ class InstructionEnv(gymnasium.Env[Any, Any]):
         self.render_mode = render_mode
         self._drawn = np.empty(0, dtype=np.int64)
         self._turn: Turn | None = None
+        self._over = False
         self._response, self._score = "", 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Draw the next instruction."""
+        seed, asked = one_seed(seed), asked_rows(options, 1)
+        rows = None if asked is None else self.shell.find_rows(asked)
         super().reset(seed=seed)
         if seed is not None:
             self._drawn = np.empty(0, dtype=np.int64)
-        if options and "row_id" in options:
-            row = self._find(str(options["row_id"]))
-        else:
+        if rows is None:
             if not len(self._drawn):
                 self._drawn = self.np_random.integers(len(self.shell.dynamics.rows), size=BLOCK)
-            row, self._drawn = int(self.shell.dynamics.rows[self._drawn[0]]), self._drawn[1:]
-        self._turn = self.shell.dynamics.start(np.array([row]))
+            rows, self._drawn = self.shell.dynamics.rows[self._drawn[:1]], self._drawn[1:]
+        self._turn, self._over = self.shell.dynamics.start(rows), False
         self._response, self._score = "", 0.0
         return self._observation(self._turn), self._info()
 
-    def _find(self, row_id: str) -> int:
-        for row in self.shell.dynamics.rows:
-            if self.shell.environment.row_ids[row] == row_id:
-                return int(row)
-        raise InputError(f'split "{self.shell.split}" has no row "{row_id}"')
-
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Answer: with the index of an item on offer, or with a text."""
-        if self._turn is None:
-            raise gymnasium.error.ResetNeeded("call reset() before step()")
+        """Answer: with the index of an item on offer, or with a text.
+
+        Raises OutsideSpaceError for an action that is not in the space, ResetNeeded after the end of an episode.
+        """
+        if self._turn is None or self._over:
+            when = "the episode is over: " if self._over else ""
+            raise gymnasium.error.ResetNeeded(f"{when}call reset() before step()")
         dynamics = self.shell.dynamics
         if self.shell.text_action:
-            self._response = str(action)
-            outcome = dynamics.step_texts(self._turn, [self._response])
+            response = text_action(action, self.action_space)
+            outcome = dynamics.step_texts(self._turn, [response])
+            self._response = response
         else:
-            items = dynamics.menu[np.array([int(action)])]
+            items = dynamics.menu[np.array([item_action(action, self.action_space)])]
             self._response = str(self.shell.environment.item_texts[items[0]])
             outcome = dynamics.step(self._turn, items)
         self._turn, self._score = outcome.turn, float(outcome.scores[0])
+        self._over = bool(outcome.terminated[0] or outcome.truncated[0])
         seen, info = self._observation(outcome.turn), self._info() | {"response": self._response, "score": self._score}
         return seen, float(outcome.rewards[0]), bool(outcome.terminated[0]), bool(outcome.truncated[0]), info
 
@@ -183,6 +206,8 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         **options: Any,
     ):
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+            raise InputError(f"num_envs={num_envs!r}: expected an integer from 1 on")
         self.shell = _Shell(env, split, reward, options)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space, self.single_action_space = self.shell.observation_space, self.shell.action_space
@@ -195,19 +220,18 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         self._asked: dict[str, Any] = {}  # the infos of the instructions now asked
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start every instance anew; an int seeds instance i with seed + i, as Gymnasium's own vector envs do."""
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is not None or not self._generators:
-            given = seeds if seeds is not None else [None] * self.num_envs
-            old = self._generators or [np.random.default_rng() for _ in given]
-            self._generators = [
-                generator if s is None else np.random.default_rng(s) for generator, s in zip(old, given)
-            ]
-            self._used[[s is not None for s in given]] = BLOCK
-        everyone = np.arange(self.num_envs)
-        self._turn = self.shell.dynamics.start(self._draw(everyone))
+        """Start every instance anew; an int seeds instance i with seed + i, as Gymnasium's own vector envs do.
+
+        options: `row_id`, as for one environment: the id of the row that all are asked, or a list with one for each.
+        """
+        given, asked = seeds_of(seed, self.num_envs), asked_rows(options, self.num_envs)
+        rows = None if asked is None else self.shell.find_rows(asked)
+        old = self._generators or [np.random.default_rng() for _ in given]
+        self._generators = [generator if s is None else np.random.default_rng(s) for generator, s in zip(old, given)]
+        self._used[[s is not None for s in given]] = BLOCK
+        self._turn = self.shell.dynamics.start(self._draw(np.arange(self.num_envs)) if rows is None else rows)
         self._asked = self._infos(self._turn.rows)
         return self.shell.observe(self._turn), self._asked.copy()
 
@@ -221,14 +245,19 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         return self.shell.dynamics.rows[rows]
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Answer in every instance; the ended ones are reset at once and their last observation is in `info`."""
+        """Answer in every instance; the ended ones are reset at once and their last observation is in `info`.
+
+        Raises OutsideSpaceError where an action is not in the space; nothing has happened then.
+        """
         if self._turn is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         dynamics = self.shell.dynamics
         if self.shell.text_action:
-            outcome = dynamics.step_texts(self._turn, list(actions))
+            texts = text_actions(actions, self.single_action_space, self.num_envs)
+            outcome = dynamics.step_texts(self._turn, texts)
         else:
-            outcome = dynamics.step(self._turn, dynamics.menu[np.asarray(actions)])
+            items = item_actions(actions, self.single_action_space, self.num_envs)
+            outcome = dynamics.step(self._turn, dynamics.menu[items])
         ended = outcome.terminated | outcome.truncated
         infos: dict[str, Any] = {}
         turn = outcome.turn

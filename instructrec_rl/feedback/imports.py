@@ -11,7 +11,7 @@ from typing import Any
 
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.files import read_bytes
-from instructrec_rl.core.strict_json import parse_json
+from instructrec_rl.core.json_reader import parse_json
 from instructrec_rl.feedback.annotation_tools import ASKED, Answer, Found, Questions, from_argilla, from_label_studio
 from instructrec_rl.feedback.dialogues import from_hh, from_preference, from_unpaired
 from instructrec_rl.feedback.schema import MAX_LINE_BYTES, Record, dump, make_record

@@ -19,7 +19,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from instructrec_rl.core import InputError, nearest
-from instructrec_rl.core.strict_json import parse_object
+from instructrec_rl.core.json_reader import parse_object
 
 VERSION = 1
 MAX_LINE_BYTES = 1 << 20

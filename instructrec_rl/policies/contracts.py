@@ -1,7 +1,10 @@
 """One file an algorithm; the file name is `algo=NAME`. Each defines two functions:
 
     learn(env: Environment, config, recorder: Recorder) -> Policy | Writer
-    load(folder: Path, items: list[Item]) -> Policy | Writer     (reads what the policy's `save` wrote)
+    load(folder: Path, items: list[Item], dim: int | None = None) -> Policy | Writer
+
+`load` reads what the policy's `save` wrote, and trusts none of it: it raises InputError where the files do not fit each
+other, the items, or the encoder, whose vectors have `dim` numbers (None: whatever the files say).
 
 `learn` of a language model's algorithm (config.LANGUAGE_ALGORITHMS) also takes the run's PolicyConfig.
 

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import read_json, read_jsonl
 from instructrec_rl.core.inert import shortened
-from instructrec_rl.core.strict_json import kind_of
+from instructrec_rl.core.json_reader import kind_of
 
 MOST = 1e15  # of any figure in a run: what is larger is damage, and no axis could show it
 Number = Annotated[float, Ge(-MOST), Le(MOST)]

@@ -270,8 +270,8 @@ def test_a_pipe_can_be_scored(here: Path) -> None:
 def test_memory_does_not_grow_with_the_files() -> None:
     def peak_mb(pairs: int) -> float:
         # the benchmark is the parent of the process that it measures: a child's peak starts at its parent's size
-        command = [sys.executable, str(ROOT / "benchmarks" / "score_million.py"), "--pairs", str(pairs)]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
+        command = [sys.executable, "-m", "benchmarks.speed.score_million", "--pairs", str(pairs)]
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert found["scores"] == pairs

@@ -286,3 +286,26 @@ def test_composing_loads_neither_torch_nor_gymnasium(here):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("policy.hidden=100", "expected a multiple of 32"),
+        ("policy.hidden=33", "expected a multiple of 32"),
+        ("policy.hidden=0", "expected at least 32 and at most 4096"),
+        ("policy.hidden=40000", "expected at least 32 and at most 4096"),
+        ("policy.layers=0", "expected at least 1 and at most 64"),
+        ("policy.layers=100000", "expected at least 1 and at most 64"),
+        ("policy.max_tokens=512", "policy=tiny has room for 512 tokens"),
+        ("policy.lora_rank=0", "expected at least 1"),
+    ],
+)
+def test_a_size_that_the_language_model_cannot_have_is_refused_before_anything_is_made(here, override, said):
+    assert error_of("algo=ppo", override).startswith(f"{override}: {said}")
+    assert not (here / "runs").exists()
+
+
+def test_sizes_that_it_can_have_are_taken(here):
+    for hidden in (32, 96, 4096):
+        assert compose(["algo=ppo", f"policy.hidden={hidden}"]).policy.hidden == hidden

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import open_regular, read_bytes, read_json, replacing, write_text_atomic
+from instructrec_rl.core.json_reader import MAX_DEPTH, parse_json
 from instructrec_rl.core.locks import HeldError, locked
-from instructrec_rl.core.strict_json import MAX_DEPTH, parse_json
 
 WRONG = [
     ('{"a": 1, "b": 2, "a": 3}', 'the key "a" is there twice'),

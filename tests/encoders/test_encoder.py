@@ -1,9 +1,12 @@
 import json
 import logging
 import multiprocessing
+import os
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -345,3 +348,59 @@ def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder("") == tmp_path / "home" / ".cache" / "instructrec-rl" / "embeddings"
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "a pickle in the weights' place": lambda tiny: (tiny / "model.safetensors").rename(tiny / "pytorch_model.bin"),
+    "cut weights": lambda tiny: (tiny / "model.safetensors").write_bytes(
+        (tiny / "model.safetensors").read_bytes()[:-9]
+    ),
+    "a cut config": lambda tiny: (tiny / "config.json").write_text((tiny / "config.json").read_text()[:-9]),
+    "a cut tokenizer": lambda tiny: (tiny / "tokenizer.json").write_bytes((tiny / "tokenizer.json").read_bytes()[:999]),
+    "a width of forty million": lambda tiny: edit_json(tiny / "config.json", hidden_size=40_000_000),
+    "a width that is text": lambda tiny: edit_json(tiny / "config.json", hidden_size="64"),
+    "a billion layers": lambda tiny: edit_json(tiny / "config.json", num_hidden_layers=10**9),
+    "more layers than there are": lambda tiny: edit_json(tiny / "config.json", num_hidden_layers=9),
+    "a vocabulary of a billion": lambda tiny: edit_json(tiny / "config.json", vocab_size=10**9),
+    "an inner width of a billion": lambda tiny: edit_json(tiny / "config.json", intermediate_size=10**9),
+    "a billion labels": lambda tiny: edit_json(tiny / "config.json", num_labels=10**9),
+    "no room for a token": lambda tiny: edit_json(tiny / "config.json", max_position_embeddings=-1),
+    "code of its own": lambda tiny: edit_json(tiny / "config.json", model_type="x", auto_map={"AutoModel": "evil.X"}),
+    "adapters of a model on the hub": lambda tiny: (tiny / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "org/name", "peft_type": "LORA"}'
+    ),
+    "weights elsewhere": lambda tiny: edit_json(tiny / "config.json", transformers_weights="../x.safetensors"),
+    "weights that are not finite": lambda tiny: not_finite(tiny / "model.safetensors"),
+    "a pipe in the weights' place": lambda tiny: (
+        (tiny / "model.safetensors").unlink(),
+        os.mkfifo(tiny / "model.safetensors"),
+    ),
+}
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def not_finite(path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    name = min(tensors)
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_model_folder_is_one_line_soon_and_in_little_memory(tiny: Path, tmp_path: Path, case: str) -> None:
+    (tiny / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass X: pass\n")
+    HOSTILE[case](tiny)
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(InputError) as caught:
+        make(tmp_path, name="hf", model=str(tiny)).encode(["pizza"])
+    assert "\n" not in str(caught.value)
+    assert str(tiny) in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert time.monotonic() - began < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+    assert not (tmp_path / "ran").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.test_layers import MODULES, ROOT
+from tests.house.test_layers import FILES, ROOT
 
 POSIX_ONLY = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog")
 BLOCK = """
@@ -26,8 +26,9 @@ for name in ("pread", "pwrite", "O_CLOEXEC", "O_NONBLOCK", "O_DIRECTORY", "fork"
 for name in ("SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGCHLD", "pthread_sigmask", "alarm", "setitimer"):
     vars(signal).pop(name, None)
 """
-LIGHT = ["core", "files", "locks", "cli", "launchers", "feedback.schema", "feedback.store", "feedback.imports",
-         "feedback.command", "bench_runs", "score", "ope.logs", "pair_files"]  # fmt: skip
+LIGHT = ["core", "core.files", "core.locks", "core.command_line", "bench.launchers", "feedback.schema",
+         "feedback.store", "feedback.imports", "feedback.command", "bench.folder", "commands.score",
+         "commands.ope.logs", "commands.response_files"]  # fmt: skip
 
 
 def run(code: str, folder: Path) -> str:
@@ -37,7 +38,7 @@ def run(code: str, folder: Path) -> str:
 
 
 def test_no_module_imports_what_only_posix_has_at_its_top() -> None:
-    for name, path in MODULES.items():
+    for name, path in FILES.items():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
@@ -52,8 +53,9 @@ def test_what_needs_no_torch_is_imported_without_posix(name: str) -> None:
 def test_every_module_is_imported_without_posix() -> None:
     """Others' packages come first: that they do without POSIX is theirs to see to."""
     first = "asyncio, torch, transformers, accelerate, peft, datasets, trl, uvicorn, fastapi, gymnasium, portalocker"
-    ours = sorted(name for name in MODULES if "/" not in name and not name.endswith("__main__"))
-    names = [f"instructrec_rl.{name}" if name != "instructrec_rl" else name for name in ours]
+    ours = [name for name in FILES if not name.startswith("rewards:") and not name.endswith("__main__.py")]
+    names = sorted("instructrec_rl/" + name for name in ours)
+    names = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names]
     code = BLOCK.format(first=first, modules=POSIX_ONLY) + f"for name in {names}:\n    importlib.import_module(name)\n"
     code += "import instructrec_rl.bench.launchers as l; print(l.cpu_of_children() >= 0)"
     assert run(code, ROOT).strip() == "True"

@@ -79,6 +79,8 @@ def complete(
         attention_mask=prompts[1],
         max_new_tokens=max_tokens,
         do_sample=False,
+        num_beams=1,  # whatever the model's own settings say: one answer for each prompt
+        num_return_sequences=1,
         eos_token_id=list(eos),
         pad_token_id=pad,
         logits_processor=LogitsProcessorList([draw] if sample else []),

@@ -19,8 +19,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from instructrec_rl.config.schema import TINY_CONTEXT
 from instructrec_rl.core import InputError, nearest
-from instructrec_rl.encoders.model_files import quiet
+from instructrec_rl.core.pretrained import load_text_tokenizer, load_whole, quiet
+from instructrec_rl.policies.language.data_text import encode_data
 from instructrec_rl.policies.language.state_embedding import install, state_embeddings
 from instructrec_rl.policies.language.tokenizer import train_tokenizer
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from instructrec_rl.env.environment import Environment
 
 DEFAULT_ANSWER = 64  # tokens, where no catalog says how long an answer gets
-TINY_CONTEXT = 512  # tokens, prompt and answers together
 
 
 @dataclass
@@ -128,7 +129,7 @@ def _tiny(env: Environment, config: PolicyConfig) -> LanguageModel:
 
 
 def _longest(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> int:
-    return max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return max(map(len, encode_data(tokenizer, texts)))
 
 
 def _folder_of(model: str) -> Path | str:
@@ -145,16 +146,7 @@ def _folder_of(model: str) -> Path | str:
 
 def _pretrained(env: Environment, config: PolicyConfig, place: Path | str) -> LanguageModel:
     """A causal LM from a folder or the hub, with adapters where they are asked for."""
-    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(
-                place, trust_remote_code=False, use_safetensors=True, dtype=dtype
-            )
-    except (OSError, ValueError) as error:  # what transformers raises for what it cannot find or read
-        reason = str(error).strip().partition("\n")[0][:160]
-        raise InputError(f"policy.model: no causal language model could be loaded: {reason}", place) from error
+    tokenizer, model = _loaded(place, torch.bfloat16 if config.dtype == "bf16" else torch.float32)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError("policy.model: its tokenizer has neither a pad token nor an end-of-text token", place)
@@ -167,6 +159,22 @@ def _pretrained(env: Environment, config: PolicyConfig, place: Path | str) -> La
     longest = _longest(tokenizer, [item.text for item in env.items]) + 2 if env.items else DEFAULT_ANSWER
     answer = config.max_tokens or longest
     return LanguageModel(model, tokenizer, config.input, env.spec.state, answer)
+
+
+def _loaded(place: Path | str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """A tokenizer and a model, from a folder or the hub. Raises InputError where they cannot be loaded."""
+    try:
+        if isinstance(place, Path):
+            tokenizer = load_text_tokenizer(place, padding_side="left")
+            return tokenizer, load_whole(AutoModelForCausalLM, place, dtype=dtype)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, padding_side="left")
+            own = {"trust_remote_code": False, "use_safetensors": True}
+            return tokenizer, AutoModelForCausalLM.from_pretrained(place, **own, dtype=dtype)
+    except (InputError, OSError, ValueError) as error:  # what transformers raises for what it cannot find or read
+        reason = str(getattr(error, "reason", error)).strip().partition("\n")[0][:240]
+        where = getattr(error, "path", None) or place
+        raise InputError(f"policy.model: no causal language model could be loaded: {reason}", where) from error
 
 
 def _with_adapters(model: PreTrainedModel, config: PolicyConfig) -> PreTrainedModel:
@@ -182,6 +190,9 @@ def _with_adapters(model: PreTrainedModel, config: PolicyConfig) -> PreTrainedMo
                 raise InputError("policy.lora_targets: lm_head cannot have adapters; its log-probabilities are fused")
             if target not in known:
                 raise InputError(f'policy.lora_targets: the model has no module "{target}".{nearest(target, known)}')
+    width = model.get_input_embeddings().weight.shape[1]
+    if config.lora_rank > width:
+        raise InputError(f"policy.lora_rank={config.lora_rank}: expected at most {width}, the width of the model")
     options = LoraConfig(
         r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, task_type="CAUSAL_LM"
     )

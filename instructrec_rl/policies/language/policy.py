@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from pydantic import Field
+from safetensors.torch import save
+from transformers import AutoModelForCausalLM
 
 from instructrec_rl.core import InputError, Item
-from instructrec_rl.core.files import write_json_atomic
-from instructrec_rl.encoders.model_files import quiet
+from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
+from instructrec_rl.core.forms import Form, Size, read_form
+from instructrec_rl.core.pretrained import load_text_tokenizer, load_whole, quiet
+from instructrec_rl.core.tensor_files import read_tensors
 from instructrec_rl.encoders.states import Asked
-from instructrec_rl.policies.language import smollm2
+from instructrec_rl.policies.language.adapters import ADAPTER, load_adapters
 from instructrec_rl.policies.language.choose import ItemTree
 from instructrec_rl.policies.language.generate import complete, left_pad
 from instructrec_rl.policies.language.models import LanguageModel
@@ -24,9 +26,21 @@ from instructrec_rl.policies.language.prompts import write_answers, write_prompt
 from instructrec_rl.policies.language.state_embedding import PROJECTION, install, state_embeddings
 
 ABOUT = "language.json"
+STORED = {"float32": "F32", "bfloat16": "BF16"}  # torch's names of a type, and safetensors'
 CHUNK = 512  # instructions answered at once, sorted by the length of their prompts
 
 Past = Sequence[Sequence[tuple[str, float]]]
+
+
+class About(Form):
+    """language.json. dim: of the states' vectors, 0 where the model reads none."""
+
+    input: Literal["state", "text", "both"]
+    state: Literal["sentence", "clauses", "tokens"]
+    max_tokens: Size
+    decode: Literal["generate", "choose"]
+    dtype: Literal["float32", "bfloat16"]
+    dim: Annotated[int, Field(ge=0, le=1 << 24)]
 
 
 class LanguagePolicy:
@@ -79,42 +93,33 @@ class LanguagePolicy:
         if embeddings:
             base.set_input_embeddings(embeddings[0])
             projection = {k: v.cpu().contiguous() for k, v in embeddings[0].project.state_dict().items()}
-            save_file(projection, folder / PROJECTION)
+            write_bytes_atomic(folder / PROJECTION, save(projection))
         lm.tokenizer.save_pretrained(folder)
         about = {"input": lm.input, "state": lm.state, "max_tokens": lm.max_tokens, "decode": self.decode}
         about["dtype"] = str(lm.model.dtype).removeprefix("torch.")
         write_json_atomic(folder / ABOUT, about | {"dim": embeddings[0].dim if embeddings else 0})
 
 
-def _base_of(folder: Path) -> str:
-    """The model below a folder's adapters, or an empty text where it holds no adapters but a whole model.
-
-    SmolLM2 is looked for, and made, in this machine's cache. Raises InputError for another folder that is gone.
-    """
-    if not (folder / "adapter_config.json").is_file():
-        return ""
-    base = str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
-    if Path(base).name.startswith(smollm2.FOLDER):
-        return str(smollm2.smollm2_folder())
-    if Path(base).is_absolute() and not Path(base).is_dir():
-        raise InputError("these adapters were trained on a model that is not there any more", base)
-    return base
-
-
-def load(folder: Path, items: list[Item]) -> LanguagePolicy:
-    """Read what `LanguagePolicy.save` wrote. Never fetches, and never runs code of the folder's."""
-    about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    dtype = torch.bfloat16 if about["dtype"] == "bfloat16" else torch.float32
-    own = {"local_files_only": True, "trust_remote_code": False}
-    base = _base_of(folder)
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=dtype, **own)
-        if base:
-            model.load_adapter(str(folder))
-        tokenizer = AutoTokenizer.from_pretrained(folder, **own)
-    if about["dim"]:
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        install(base, about["dim"])
-        state_embeddings(base)[0].project.load_state_dict(load_file(folder / PROJECTION))
-    lm = LanguageModel(model.eval(), tokenizer, about["input"], about["state"], about["max_tokens"])
-    return LanguagePolicy(lm, about["decode"], items)
+def load(folder: Path, items: list[Item], dim: int | None = None) -> LanguagePolicy:
+    """Read what `LanguagePolicy.save` wrote. Never fetches, never runs code of the folder's, reads no pickle."""
+    about = read_form(folder / ABOUT, About)
+    if bool(about.dim) != (about.input != "text") or (about.dim and dim not in (None, about.dim)):
+        raise InputError(f'"dim" is {about.dim}; the encoder\'s vectors have {dim} numbers', folder / ABOUT)
+    if (folder / ADAPTER).exists():
+        model = load_adapters(folder, getattr(torch, about.dtype))
+    else:
+        model = load_whole(AutoModelForCausalLM, folder, dtype=getattr(torch, about.dtype))
+    if about.dim:
+        install(model, about.dim)
+        project = state_embeddings(model)[0].project
+        stored = STORED[about.dtype]
+        expected = {name: (stored, *weights.shape) for name, weights in project.state_dict().items()}
+        project.load_state_dict(read_tensors(folder / PROJECTION, expected, framework="pt"))
+    tokenizer = load_text_tokenizer(folder)
+    lm = LanguageModel(model.eval(), tokenizer, about.input, about.state, about.max_tokens)
+    for name, ids in (("pad", [tokenizer.pad_token_id]), ("end-of-text", lm.eos)):
+        if not all(type(number) is int and 0 <= number < lm.vocabulary for number in ids):
+            raise InputError(f"the {name} token of the tokenizer is none of the model's", folder)
+    if about.max_tokens > lm.context:
+        raise InputError(f'"max_tokens" is {about.max_tokens}; the model reads at most {lm.context}', folder / ABOUT)
+    return LanguagePolicy(lm, about.decode, items)

