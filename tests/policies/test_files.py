@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from instructrec_rl import load_policy
 from instructrec_rl.core import InputError
 from tests.conftest import write_toys
-from tests.policy_damage import ASKED, damaged_copy, reseal, save_policies
+from tests.policies.policy_damage import ASKED, damaged_copy, reseal, save_policies
 
 MOST_SECONDS, MOST_BYTES = 20, 1 << 30
 
