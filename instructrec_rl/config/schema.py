@@ -77,6 +77,7 @@ class DQNConfig:
     temperature_end: float = option(0.1, "Boltzmann temperature at the end", low=1e-6)
     epsilon: float = option(0.02, "share of uniformly random actions", low=0, high=1)
     replay_size: int = option(200_000, "transitions kept", low=1)
+    components: int = option(192, "principal components of the state that are read; 0 reads all of it", low=0)
     item_features: str = option("auto", "the action side of Q", choices=("auto", "attributes", "text", "ids"))
     item_search: str = option(
         "auto",

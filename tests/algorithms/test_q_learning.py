@@ -1,0 +1,103 @@
+"""The learner of one-answer episodes: its gradients against autograd's, its optimiser against torch's, what it keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from instructrec_rl.algorithms.q_learning.by_answers import Answers
+from instructrec_rl.algorithms.q_learning.set_gradients import FlatSetNetwork, MemberReader
+from instructrec_rl.encoders.set_network import SetNetwork, StateReader
+from instructrec_rl.encoders.states import States
+
+CPU = torch.device("cpu")
+DIM, HIDDEN, OUTPUTS = 24, 16, 5
+
+
+def some_states(rows: int = 40, members: int = 200, seed: int = 0) -> States:
+    """Sets of 0 to 4 of 200 members, which lie near a plane of 8 dimensions."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(members, 8)) @ rng.normal(size=(8, DIM)) + 0.05 * rng.normal(size=(members, DIM)) + 1
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = np.full((rows, 4), -1, dtype=np.int32)
+    for row in range(rows):
+        size = 0 if row == 3 else rng.integers(1, 5)
+        index[row, :size] = rng.choice(members, size, replace=False)
+    return States("clauses", vectors.astype(np.float32), index)
+
+
+def networks(components: int) -> tuple[MemberReader, FlatSetNetwork, SetNetwork]:
+    reader = MemberReader(some_states(), np.arange(40), components, CPU)
+    flat = FlatSetNetwork(reader.dim, HIDDEN, OUTPUTS, reader.scale, seed=1, device=CPU)
+    draw = torch.Generator().manual_seed(2)
+    flat.flat += torch.randn(len(flat.flat), generator=draw) * 0.2
+    same = SetNetwork(DIM, HIDDEN, OUTPUTS)
+    same.load_state_dict(flat.as_set_network(flat.flat, reader.projection))
+    return reader, flat, same
+
+
+@pytest.mark.parametrize("components", [0, 12])
+def test_it_is_the_function_that_is_saved(components: int) -> None:
+    reader, flat, same = networks(components)
+    assert (reader.projection is None) == (components == 0)
+    rows = np.array([5, 0, 3, 39, 5])
+    ours, _ = flat.forward(reader(rows))
+    theirs = same(StateReader(some_states(), CPU)(rows))
+    present = [0, 1, 3, 4]  # row 3 has no member: its mean is zero on either side, and differs by the components' mean
+    torch.testing.assert_close(ours[present], theirs[present], rtol=1e-4, atol=1e-5)
+    if components == 0:
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_are_autograds() -> None:
+    reader, flat, same = networks(components=0)
+    rows, target = np.arange(40), torch.randn(40, OUTPUTS, generator=torch.Generator().manual_seed(3))
+    w, seen = flat.forward(reader(rows))
+    flat.backward(2 * (w - target), seen)
+    loss = (same(StateReader(some_states(), CPU)(rows)) - target).square().sum()
+    loss.backward()
+    theirs = {name: weights.grad for name, weights in same.named_parameters()}
+    ours = flat.as_set_network(flat.gradient, None)
+    # the linear path and the first layer read members of length 1 there and of unit variance here, through the same weights
+    for name, gradient in theirs.items():
+        if name == "gate.bias":  # moves every member's weight alike, and so nothing: the learner has none
+            assert float(gradient.abs()) < 1e-4
+            continue
+        error = torch.linalg.vector_norm(ours[name] - gradient) / torch.linalg.vector_norm(gradient)
+        assert error < 1e-5, name
+
+
+def test_a_clamped_gate_gives_no_gradient() -> None:
+    reader, flat, _ = networks(components=0)
+    flat.parameters["WG"][:, -1] *= 1e4
+    w, seen = flat.forward(reader(np.arange(40)))
+    flat.backward(torch.ones_like(w), seen)
+    assert bool((seen.gate.abs() == 10).all()) and bool(torch.isfinite(flat.gradient).all())
+    assert float(flat.gradients["WG"][:, -1].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("most", [1e9, 0.5])
+def test_the_optimiser_is_torchs_adamw(most: float) -> None:
+    _, flat, _ = networks(components=0)
+    weights = flat.flat.clone().requires_grad_(True)
+    theirs = torch.optim.AdamW([weights], lr=3e-3, betas=(0.9, 0.98), weight_decay=0.1, foreach=False)
+    draw = torch.Generator().manual_seed(4)
+    for _ in range(25):
+        gradient = torch.randn(len(weights), generator=draw)
+        flat.gradient.copy_(gradient)
+        flat.step(3e-3, 0.1, most)
+        weights.grad = gradient
+        torch.nn.utils.clip_grad_norm_([weights], most)
+        theirs.step()
+    torch.testing.assert_close(flat.flat, weights.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_answer_that_comes_again_counts_towards_its_mean() -> None:
+    answers = Answers(rows=3, interactions=7)  # every row comes 3 times at most
+    answers.add(np.array([0, 2]), np.array([5, 6], dtype=np.int32), np.array([1.0, 0.25]), 0)
+    answers.add(np.array([2, 0]), np.array([6, 0], dtype=np.int32), np.array([0.75, 0.0]), 0)
+    where, items, means = answers.of(np.array([2, 1, 0, 2]))
+    assert list(zip(where.tolist(), items.tolist(), means.tolist())) == [
+        (0, 6, 0.5), (2, 5, 1.0), (2, 0, 0.0), (3, 6, 0.5),
+    ]  # fmt: skip
