@@ -6,6 +6,7 @@ and `VectorEnv`, the DQN loop and a language model's rollouts are thin shells ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -124,9 +125,9 @@ class RewardTable:
                 self.table[:] = np.nan
         if self.table is None:
             return self._score(rows, items)
-        values = self.table[rows, items]
-        missing = np.isnan(values)
-        if missing.any():
+        values = self.table.ravel().take(rows * len(self.env.items) + items)
+        if math.isnan(values.sum()):  # one number to look at where all are known, as they mostly are
+            missing = np.isnan(values)
             pairs = np.unique(rows[missing] * len(self.env.items) + items[missing])
             new_rows, new_items = np.divmod(pairs, len(self.env.items))
             self.table[new_rows, new_items] = self._score(new_rows, new_items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import string
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from instructrec_rl.core import InputError
+from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.files import find_envs
 from instructrec_rl.encoders.states import MAX_CLAUSES, MAX_TOKENS
 from instructrec_rl.env.arguments import (
@@ -30,6 +31,10 @@ from instructrec_rl.env.environment import Environment, Turn, load_env
 BLOCK = 1024  # rows each instance draws at a time: the generator's call costs more than the numbers
 MAX_RESPONSE = 2_000  # characters
 WRITTEN = frozenset(string.ascii_letters + string.digits + string.punctuation + " \n")  # beside those of the data
+
+MAX_SPARES = 4  # observations kept for use again: the newest, the one before in `final_obs`, and a caller's
+_PROBE = [np.empty(0)]
+ALONE = sys.getrefcount(_PROBE[0])  # what an array counts that a list alone holds
 
 Stamp = tuple[tuple[str, int], ...]
 Observation = np.ndarray | dict[str, np.ndarray]
@@ -60,6 +65,8 @@ class _Shell:
         self.environment, self.split = env, split
         self.dynamics = env.dynamics(split)
         self.states = env.states()
+        self._sentences = self.states.index[:, 0].astype(np.intp)
+        self._spares: list[np.ndarray] = []
         self.text_action = env.spec.action == "generate"
         self.observation_space, self.action_space = self._spaces()
 
@@ -94,11 +101,24 @@ class _Shell:
                 raise InputError(f'split "{self.split}" has no row "{row_id}"')
         return np.array([found[row_id] for row_id in row_ids], dtype=np.int64)
 
+    def _spare(self, size: int, like: np.ndarray) -> np.ndarray:
+        """An array (size, D) that nobody holds any more, or a new one: fresh memory costs more than what is copied."""
+        if not self._spares or len(self._spares[0]) != size:
+            self._spares = []
+        for i in range(len(self._spares)):
+            if sys.getrefcount(self._spares[i]) == ALONE:
+                return self._spares[i]
+        fresh = np.empty((size, like.shape[1]), like.dtype)
+        self._spares = [*self._spares[1 - MAX_SPARES :], fresh]
+        return fresh
+
     def observe(self, turn: Turn) -> Observation:
         """The observations of B episodes, batched: see `_spaces` for the shapes."""
         context = self.dynamics.context(turn.tried, turn.last_score)
         if self.states.kind == "sentence":
-            sentence = self.states.vectors.take(self.states.index[turn.rows, 0], axis=0)
+            chosen = self._sentences[turn.rows]
+            out = self._spare(len(chosen), self.states.vectors)
+            sentence = self.states.vectors.take(chosen, axis=0, mode="clip", out=out)  # clip: no bounds twice
             if context is None:
                 return sentence
             return np.concatenate([sentence, context], axis=1)
@@ -191,7 +211,12 @@ class InstructionEnv(gymnasium.Env[Any, Any]):
 class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
     """N conversations in step, with same-step autoreset; instance i equals an `InstructionEnv` seeded with seed + i.
 
-    Next-step autoreset, Gymnasium's other mode, would waste every other step of one-turn episodes.
+    Next-step autoreset, Gymnasium's other mode, would waste every other step of one-turn episodes. Where episodes have
+    one turn, `final_obs` shares memory with the observation of the step before: who writes into that, writes into both.
+
+    infos: `texts`, as Gymnasium has them (an object for each instance); or `arrays`, for who needs the speed: of an
+    instruction `row` alone (N,), its position in the environment's examples, `score` (N,), and of the ended episodes
+    `final_obs` as one observation of all N and `final_row` (N,), to be read where `_final_obs` (N,) is true.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["ansi"]}  # noqa: RUF012
@@ -204,8 +229,11 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         split: str = "train",
         reward: str = "",
         render_mode: str | None = None,
+        infos: str = "texts",
         **options: Any,
     ):
+        if infos not in ("texts", "arrays"):
+            raise InputError(f'infos="{infos}": expected texts or arrays.{nearest(infos, ("texts", "arrays"))}')
         if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
             raise InputError(f"num_envs={num_envs!r}: expected an integer from 1 on")
         self.shell = _Shell(env, split, reward, options)
@@ -216,7 +244,11 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         self._generators: list[np.random.Generator] = []
         self._drawn = np.zeros((num_envs, BLOCK), dtype=np.int64)
         self._used = np.full(num_envs, BLOCK)
+        self._everyone = np.ones(num_envs, dtype=bool)
         self._turn: Turn | None = None
+        self._seen: Observation = np.empty(0)  # what was last given to the caller
+        self._infos = self._texts if infos == "texts" else self._arrays
+        self._final_infos = self._final_texts if infos == "texts" else self._final_arrays
         self._asked: dict[str, Any] = {}  # the infos of the instructions now asked
 
     def reset(
@@ -232,8 +264,8 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         self._generators = [generator if s is None else np.random.default_rng(s) for generator, s in zip(old, given)]
         self._used[[s is not None for s in given]] = BLOCK
         self._turn = self.shell.dynamics.start(self._draw(np.arange(self.num_envs)) if rows is None else rows)
-        self._asked = self._infos(self._turn.rows)
-        return self.shell.observe(self._turn), self._asked.copy()
+        self._asked, self._seen = self._infos(self._turn.rows), self.shell.observe(self._turn)
+        return self._seen, self._asked.copy()
 
     def _draw(self, which: np.ndarray) -> np.ndarray:
         """The next instruction of some instances, as positions in the environment's examples."""
@@ -262,32 +294,39 @@ class InstructionVectorEnv(VectorEnv[Any, Any, Any]):
         infos: dict[str, Any] = {}
         turn = outcome.turn
         if ended.any():
-            which = np.flatnonzero(ended)
-            infos = self._final_infos(outcome.turn, outcome.scores, which, ended)
-            turn = outcome.turn.replace(ended, dynamics.start(self._draw(which)))
+            # with one turn, what is seen after the answer is what was seen before it
+            last = self._seen if dynamics.turns == 1 else self.shell.observe(turn)
+            infos = self._final_infos(last, outcome.scores, ended)
+            turn = turn.replace(ended, dynamics.start(self._draw(np.flatnonzero(ended))))
             self._asked = self._infos(turn.rows)
-        self._turn = turn
+        self._turn, self._seen = turn, self.shell.observe(turn)
         infos |= self._asked
-        return self.shell.observe(turn), outcome.rewards.copy(), outcome.terminated, outcome.truncated, infos
+        return self._seen, outcome.rewards.copy(), outcome.terminated, outcome.truncated, infos
 
-    def _infos(self, rows: np.ndarray) -> dict[str, Any]:
-        everyone = np.ones(self.num_envs, dtype=bool)
+    def _texts(self, rows: np.ndarray) -> dict[str, Any]:
         return {
             "instruction": self.shell.environment.instructions[rows],
-            "_instruction": everyone,
+            "_instruction": self._everyone.copy(),
             "row_id": self.shell.environment.row_ids[rows],
-            "_row_id": everyone,
+            "_row_id": self._everyone.copy(),
         }
 
-    def _final_infos(self, turn: Turn, scores: np.ndarray, which: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
-        seen = self.shell.observe(turn.select(which) if len(which) < self.num_envs else turn)
+    def _final_texts(self, seen: Observation, scores: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
         final = np.empty(self.num_envs, dtype=object)  # all None; it takes a list of arrays as objects, not as a matrix
+        which = np.flatnonzero(ended)
         if isinstance(seen, np.ndarray):
-            final[which] = list(seen)
+            final[which] = list(seen[which] if len(which) < self.num_envs else seen)
         else:
-            final[which] = [dict(zip(seen, members)) for members in zip(*seen.values())]
+            final[which] = [{key: members[i] for key, members in seen.items()} for i in which]
         info = self._asked | {"score": scores, "_score": ended}  # still the answered instructions
         return {"final_obs": final, "_final_obs": ended, "final_info": info, "_final_info": ended}
+
+    def _arrays(self, rows: np.ndarray) -> dict[str, Any]:
+        return {"row": rows, "_row": self._everyone}
+
+    def _final_arrays(self, seen: Observation, scores: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
+        of_all = {"final_obs": seen, "_final_obs": ended, "final_row": self._asked["row"], "_final_row": ended}
+        return of_all | {"score": scores, "_score": ended}
 
     def render(self) -> tuple[str, ...] | None:
         """The instructions being asked, as text (render_mode="ansi")."""

@@ -1,4 +1,4 @@
-"""The learner of one-answer episodes: its gradients against autograd's, its optimiser against torch's, what it keeps."""
+"""The learner of one-answer episodes: gradients against autograd, optimiser against torch, what it keeps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_gradients_are_autograds() -> None:
     loss.backward()
     theirs = {name: weights.grad for name, weights in same.named_parameters()}
     ours = flat.as_set_network(flat.gradient, None)
-    # the linear path and the first layer read members of length 1 there and of unit variance here, through the same weights
+    # the linear path reads members of length 1 there and of unit variance here: S is scaled to be the same weights
     for name, gradient in theirs.items():
         if name == "gate.bias":  # moves every member's weight alike, and so nothing: the learner has none
             assert float(gradient.abs()) < 1e-4
@@ -73,7 +73,8 @@ def test_a_clamped_gate_gives_no_gradient() -> None:
     flat.parameters["WG"][:, -1] *= 1e4
     w, seen = flat.forward(reader(np.arange(40)))
     flat.backward(torch.ones_like(w), seen)
-    assert bool((seen.gate.abs() == 10).all()) and bool(torch.isfinite(flat.gradient).all())
+    assert bool((seen.gate.abs() == 10).all())
+    assert bool(torch.isfinite(flat.gradient).all())
     assert float(flat.gradients["WG"][:, -1].abs().max()) == 0.0
 
 

@@ -86,7 +86,13 @@ class AnswerLearner:
         self.network = FlatSetNetwork(self.reader.dim, config.hidden, outputs, self.reader.scale, seed, device)
         if prior is not None:
             self.network.start_from(torch.from_numpy(prior), self.reader.projection)
-        self.shape = {"dim": env.encoder.dim, "hidden": config.hidden, "outputs": outputs, "dropout": 0.0, "context": False}
+        self.shape = {
+            "dim": env.encoder.dim,
+            "hidden": config.hidden,
+            "outputs": outputs,
+            "dropout": 0.0,
+            "context": False,
+        }
         self.answers = Answers(len(self.dynamics.rows), config.interactions)
         self.positions = np.zeros(len(env.instructions), dtype=np.int64)  # of rows among the training instructions
         self.positions[self.dynamics.rows] = np.arange(len(self.dynamics.rows))
@@ -159,7 +165,7 @@ class AnswerLearner:
         self.count["step"] += len(items)
 
     def _relabel(self, which: np.ndarray) -> None:
-        """Score the answers to these instructions again where the reward has changed since (Lee et al. 2021, PEBBLE)."""
+        """Score answers again that were scored before the reward changed (Lee et al. 2021, PEBBLE)."""
         old = which[self.answers.version[which] != self.count["version"]]
         if not len(old):
             return

@@ -164,9 +164,7 @@ class FlatSetNetwork:
         gate = both[:, -1:].clamp(-GATE_LIMIT, GATE_LIMIT)
         weight = gate.exp()
         # pool the members of each set; an empty text has none, and its mean is zero
-        summed = functional.embedding_bag(
-            sets.which, torch.cat([outputs * weight, weight], 1), sets.starts, mode="sum"
-        )
+        summed = functional.embedding_bag(sets.which, torch.cat([outputs * weight, weight], 1), sets.starts, mode="sum")
         total = summed[:, -1:].clamp(min=1e-9)
         mean = summed[:, :-1] / total
         return mean + p["b"], Forward(sets, (first, second), (hidden, top), outputs, gate, weight, mean, total)
