@@ -31,6 +31,7 @@ from benchmarks.peers.sb3_adapters import OURS, Answering, AsVecEnv, ItemPrefere
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.algorithms.q_learning.transitions import TransitionLearner
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.env.gym import InstructionVectorEnv
@@ -97,7 +98,7 @@ def run_ours(env: Environment, race: Race, seed: int, every: int) -> None:
 
         recorder = Ticking(Path(folder), seed, validate)
         recorder.progress = recorder.tick
-        dqn.Learner(env, OURS, seed)  # imports on first use; the peers' were paid at the top of this file
+        TransitionLearner(env, OURS, seed)  # imports on first use; the peers' were paid at the top of this file
         race.start()
         dqn.learn(env, replace(OURS, eval_every=every, device="cpu"), recorder)
 

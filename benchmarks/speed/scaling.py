@@ -50,11 +50,12 @@ def measure(search: str, features: str, interactions: int, spawned: float) -> di
     from instructrec_rl import load_env
     from instructrec_rl.algorithms import dqn
     from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.algorithms.q_learning.transitions import TransitionLearner
     from instructrec_rl.config.schema import DQNConfig
 
     env = load_env("scaling")
     config = DQNConfig(interactions=interactions, item_search=search, item_features=features)
-    learner = dqn.Learner(env, config, seed=0)
+    learner = TransitionLearner(env, config, seed=0)
     searched = learner.search.on(learner.dynamics.menu)
     found: dict[str, Any] = {"start_s": time.time() - spawned, "start_cpu_s": time.process_time()}
     found |= {"start_mb": memory()["peak_mb"], "features": learner.features.shape[1]}
@@ -63,14 +64,12 @@ def measure(search: str, features: str, interactions: int, spawned: float) -> di
         for step in range(interactions // config.num_envs):
             if step == WARM_UP:
                 began = time.process_time()
-            learner.explore(recorder)
-            for _ in range(config.updates_per_step):
-                learner.update()
+            learner.advance(recorder)
         recorder.rollouts.flush()
     counted = (interactions // config.num_envs - WARM_UP) * config.num_envs
     found["interaction_ms"] = (time.process_time() - began) / counted * 1e3
     found |= memory()
-    policy = learner.policy(learner.plain.state_dict())
+    policy = dqn.policy_of(learner, env.spec.state)
     rows, menu = env.spec.rows("test")[:ASKED], env.spec.regular
     policy.act(env.asked(rows[:1]), menu)
     began = time.process_time()

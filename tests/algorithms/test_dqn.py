@@ -14,6 +14,7 @@ import torch
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.algorithms.q_learning.transitions import Replay, TransitionLearner
 from instructrec_rl.config.schema import DQNConfig
 from instructrec_rl.core.files import read_jsonl
 from instructrec_rl.env.environment import Environment
@@ -127,7 +128,7 @@ def test_the_target_is_the_papers(toys: Callable[..., Path], tmp_path: Path) -> 
     toys(turns=3)
     env = load_env("toys")
     config = replace(SMALL, learning_rate=0.0, gamma=0.7, dropout=0.0, dtype="fp32")
-    learner = dqn.Learner(env, config, seed=0)
+    learner = TransitionLearner(env, config, seed=0)
     for _ in range(6):
         learner.explore(recorder(env, tmp_path / "run"))
     with torch.no_grad():  # so that online and target networks disagree
@@ -155,17 +156,19 @@ def test_the_target_is_the_papers(toys: Callable[..., Path], tmp_path: Path) -> 
 def test_the_untrained_network_is_the_zero_shot_prior(toys: Callable[..., Path]) -> None:
     toys(state="sentence")
     env = load_env("toys")
-    learner = dqn.Learner(env, replace(SMALL, item_features="text"), seed=0)
+    learner = TransitionLearner(env, replace(SMALL, item_features="text"), seed=0)
     rows = env.spec.rows("train")
     cosine = env.states().vectors[env.states().index[rows, 0]] @ env.item_vectors.T
     expected = 0.5 * (cosine - (env.states().vectors[env.states().index[rows, 0]] @ env.item_vectors.mean(0))[:, None])
-    np.testing.assert_allclose(learner.policy(learner.best).values(env.asked(rows)).numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(
+        dqn.policy_of(learner, "sentence", best=True).values(env.asked(rows)).numpy(), expected, atol=2e-3
+    )
 
 
 def test_replay_is_a_ring(toys: Callable[..., Path]) -> None:
     toys()
     env = load_env("toys")
-    world, replay = env.dynamics(), dqn.Replay(capacity=10, turns=1)
+    world, replay = env.dynamics(), Replay(capacity=10, turns=1)
     for k in range(7):
         turn = world.start(env.spec.rows("train")[k : k + 3])
         replay.add(turn, np.full(3, k), world.step(turn, np.full(3, k)))
@@ -176,7 +179,7 @@ def test_replay_is_a_ring(toys: Callable[..., Path]) -> None:
 
 def test_every_instruction_comes_once_a_pass(toys: Callable[..., Path]) -> None:
     toys()
-    learner = dqn.Learner(load_env("toys"), replace(SMALL, num_envs=7), seed=3)
+    learner = TransitionLearner(load_env("toys"), replace(SMALL, num_envs=7), seed=3)
     learner.count["drawn"], size = 0, len(learner.dynamics.rows)
     drawn = np.concatenate([learner.draw(n) for n in (5, size, 2 * size - 5)])
     for k in range(3):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from instructrec_rl.algorithms.q_learning.by_answers import Answers
+from instructrec_rl.algorithms.q_learning.answers import Answers
 from instructrec_rl.algorithms.q_learning.set_gradients import FlatSetNetwork, MemberReader
 from instructrec_rl.encoders.set_network import SetNetwork, StateReader
 from instructrec_rl.encoders.states import States

@@ -210,7 +210,7 @@ class AnswerLearner:
         self.sums = dict.fromkeys(self.sums, 0.0)
         return means
 
-    def weights(self, best: bool = False) -> dict[str, Tensor]:
+    def weights_now(self, best: bool = False) -> dict[str, Tensor]:
         """The state of a `SetNetwork` as it is now, or as it was when it was best on validation."""
         return self.network.as_set_network(self.best if best else self.network.flat, self.reader.projection)
 
