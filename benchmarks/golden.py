@@ -90,7 +90,7 @@ RUNS: dict[str, dict[str, str]] = {
     "own_ppo": {**COMMON, **PPO, **OWN, "seed": "3"},
 }
 STOPPED = ("own_dqn", "own_ppo")  # also kept as they were at a kill, to be resumed
-BENCH = {
+BENCH: dict[str, Any] = {
     "description": "Golden runs, side by side.",
     "overrides": {"env": "golden", **{k: v for k, v in COMMON.items() if k != "seed"}},
     "variants": {
@@ -205,6 +205,11 @@ def make(folder: Path, repo: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"{folder}: this folder is not empty")
     home = folder / "home"
+    if (
+        repo / "instructrec_rl" / "algorithms" / "q_learning"
+    ).is_dir():  # the learner that there was before, spelled out
+        for options in [*RUNS.values(), *BENCH["variants"].values()]:
+            options |= {"algo.learner": "transitions"} if options["algo"] == "dqn" else {}
     write_home(home)
     for name in RUNS:
         begun = time.monotonic()

@@ -9,6 +9,7 @@ so that what is learned about an attribute serves every item that has it, also o
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
-from instructrec_rl.algorithms.q_learning.transitions import TransitionLearner
+from instructrec_rl.algorithms.q_learning import learns_by_answers
+from instructrec_rl.algorithms.q_learning.answers import AnswerLearner
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
 from instructrec_rl.core.forms import read_form
 from instructrec_rl.encoders.set_network import NetworkForm, SetNetwork, StateReader, read_network
@@ -26,6 +28,7 @@ from instructrec_rl.encoders.states import Asked
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
+    from instructrec_rl.algorithms.q_learning.transitions import TransitionLearner
     from instructrec_rl.config.schema import DQNConfig
     from instructrec_rl.core import Item
     from instructrec_rl.env.environment import Environment
@@ -77,7 +80,16 @@ def load(folder: Path, items: list[Item], dim: int | None = None) -> DQNPolicy:
     return DQNPolicy(network, ItemSearch(features, about.search), about.state, about.shape.model_dump())
 
 
-def policy_of(learner: TransitionLearner, state: str, best: bool = False) -> DQNPolicy:
+def make_learner(env: Environment, config: DQNConfig, seed: int) -> AnswerLearner | TransitionLearner:
+    """The learner that suits the environment, or that the options ask for. Raises InputError where it cannot do it."""
+    if learns_by_answers(config, env.spec.turns):
+        return AnswerLearner(env, config, seed)
+    from instructrec_rl.algorithms.q_learning.transitions import TransitionLearner  # brings accelerate, .3 s
+
+    return TransitionLearner(env, config, seed)
+
+
+def policy_of(learner: AnswerLearner | TransitionLearner, state: str, best: bool = False) -> DQNPolicy:
     """A policy of its own, in float32, as it is when it is loaded again: as learning stands, or stood at its best."""
     network = SetNetwork(**learner.shape).to(learner.device)
     network.load_state_dict(learner.weights_now(best))
@@ -89,9 +101,11 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
 
     The same seed, thread count and kind of machine give the same run bit for bit, also when it is stopped and resumed.
     """
-    learner = TransitionLearner(env, config, recorder.seed)
-
-    if saved := recorder.load_checkpoint():
+    saved = recorder.load_checkpoint()
+    if saved and "network.head.weight" in saved[0]:  # also where the options are of before there was another learner
+        config = replace(config, learner="transitions")
+    learner = make_learner(env, config, recorder.seed)
+    if saved:
         learner.restore(*saved)
     metric = env.spec.metrics[0]
     while (step := learner.count["step"]) < config.interactions and not recorder.stop_learning:

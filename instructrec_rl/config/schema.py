@@ -60,24 +60,33 @@ class PolicyConfig:
 
 @dataclass
 class DQNConfig:
-    """Double DQN over the sentence or clause-set state."""
+    """Q-learning over the sentence or clause-set state. null: what suits the learner, see `q_learning.settled`."""
 
     name: str = option("dqn", "the algorithm (set by algo=NAME)")
     interactions: int = option(100_000, "environment steps to train for", low=1)
-    num_envs: int = option(256, "environments stepped at once", low=1)
-    batch_size: int = option(512, "transitions in an update", low=1)
-    updates_per_step: int = option(3, "updates for each step of all environments", low=0)
-    learning_rate: float = option(1.5e-3, "AdamW's, decayed over the last half", low=0)
+    learner: str = option(
+        "auto",
+        "by whole instructions, or by transitions (auto: answers, but transitions for several turns and for dropout)",
+        choices=("auto", "answers", "transitions"),
+    )
+    num_envs: int = option(256, "environments stepped at once; by answers the first steps have 64", low=1)
+    batch_size: int | None = option(
+        None, "earlier instructions learned with a step's (answers: 64), or transitions of an update (512)", low=1
+    )
+    updates_per_step: int | None = option(None, "updates for each step (answers: 1, transitions: 3)", low=0)
+    learning_rate: float | None = option(
+        None, "AdamW's, decayed over the last half (answers: 0.003, transitions: 0.0015)", low=0
+    )
     weight_decay: float = option(1e-3, "AdamW's", low=0)
     dropout: float = option(0.0, "share of units dropped in training", low=0, high=0.95)
-    hidden: int = option(384, "units of a hidden layer", low=1)
+    hidden: int | None = option(None, "units of a hidden layer (answers: 256, transitions: 384)", low=1)
+    components: int = option(192, "answers: principal components of the state that are learned from; 0: all", low=0)
     gamma: float = option(0.95, "discount", low=0, high=1)
     target_update: int = option(200, "updates between copies to the target network", low=1)
     temperature_start: float = option(0.3, "Boltzmann temperature at the start", low=1e-6)
     temperature_end: float = option(0.1, "Boltzmann temperature at the end", low=1e-6)
     epsilon: float = option(0.02, "share of uniformly random actions", low=0, high=1)
     replay_size: int = option(200_000, "transitions kept", low=1)
-    components: int = option(192, "principal components of the state that are read; 0 reads all of it", low=0)
     item_features: str = option("auto", "the action side of Q", choices=("auto", "attributes", "text", "ids"))
     item_search: str = option(
         "auto",

@@ -63,24 +63,31 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+BOTH = pytest.mark.parametrize("learner", ["answers", "transitions"])
+
+
+@BOTH
 @pytest.mark.parametrize("state", ["sentence", "clauses", "tokens"])
-def test_learns_toys_on_every_state(toys: Callable[..., Path], tmp_path: Path, state: str) -> None:
+def test_learns_toys_on_every_state(toys: Callable[..., Path], tmp_path: Path, state: str, learner: str) -> None:
     toys(state=state)
     env = load_env("toys")
-    policy = dqn.learn(env, replace(SMALL, interactions=6_000), recorder(env, tmp_path / "run"))
+    policy = dqn.learn(env, replace(SMALL, interactions=6_000, learner=learner), recorder(env, tmp_path / "run"))
     assert score(policy, env)["exact_match"] >= 0.9
 
 
+@BOTH
 @pytest.mark.parametrize("features", ["text", "ids"])
-def test_learns_without_attributes(toys: Callable[..., Path], tmp_path: Path, features: str) -> None:
+def test_learns_without_attributes(toys: Callable[..., Path], tmp_path: Path, features: str, learner: str) -> None:
     toys()
     env = load_env("toys")
-    policy = dqn.learn(env, replace(SMALL, interactions=8_000, item_features=features), recorder(env, tmp_path / "run"))
+    config = replace(SMALL, interactions=8_000, item_features=features, learner=learner)
+    policy = dqn.learn(env, config, recorder(env, tmp_path / "run"))
     assert score(policy, env)["constraints"] >= 0.85
 
 
-def test_same_seed_same_run_and_resume_is_bit_exact(toys: Callable[..., Path], tmp_path: Path) -> None:
-    toys(turns=2)
+@pytest.mark.parametrize("turns", [1, 2])
+def test_same_seed_same_run_and_resume_is_bit_exact(toys: Callable[..., Path], tmp_path: Path, turns: int) -> None:
+    toys(turns=turns)
     env = load_env("toys")
     config = replace(SMALL, target_update=50)
     whole = dqn.learn(env, config, recorder(env, tmp_path / "whole"))

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from instructrec_rl.algorithms.q_learning.answers import Answers
+from instructrec_rl import load_env
+from instructrec_rl.algorithms import dqn
+from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.algorithms.q_learning.answers import AnswerLearner, Answers
 from instructrec_rl.algorithms.q_learning.set_gradients import FlatSetNetwork, MemberReader
+from instructrec_rl.config.schema import DQNConfig
+from instructrec_rl.core import InputError
 from instructrec_rl.encoders.set_network import SetNetwork, StateReader
 from instructrec_rl.encoders.states import States
 
@@ -102,3 +111,78 @@ def test_an_answer_that_comes_again_counts_towards_its_mean() -> None:
     assert list(zip(where.tolist(), items.tolist(), means.tolist())) == [
         (0, 6, 0.5), (2, 5, 1.0), (2, 0, 0.0), (3, 6, 0.5),
     ]  # fmt: skip
+
+
+def learner_of(toys: Callable[..., Path]) -> AnswerLearner:
+    toys()
+    return AnswerLearner(load_env("toys"), DQNConfig(interactions=400, num_envs=16, hidden=16), seed=0)
+
+
+def test_an_instruction_comes_once_a_pass_and_is_answered_within_its_room(
+    toys: Callable[..., Path], tmp_path: Path
+) -> None:
+    learner = learner_of(toys)
+    recorder, size = Recorder(tmp_path, 0, lambda policy: {}), len(learner.dynamics.rows)
+    while learner.count["step"] < 400:
+        before = learner.count["drawn"]
+        learner.advance(recorder)
+        if before // size != learner.count["drawn"] // size and learner.count["drawn"] % size == 0:
+            given = learner.answers.counts.sum(1)
+            assert given.min() == given.max() == learner.count["drawn"] // size
+    assert learner.answers.counts.sum() == 400
+
+
+def test_a_reward_that_changes_corrects_what_it_taught(toys: Callable[..., Path], tmp_path: Path) -> None:
+    """After a change every answer that is learned from has the new reward, and no answer is lost."""
+    learner = learner_of(toys)
+    recorder = Recorder(tmp_path, 0, lambda policy: {})
+    while learner.count["step"] < 200:
+        learner.advance(recorder)
+    answers, reward = learner.answers, learner.env.reward
+    counts = answers.counts.copy()
+    old = reward.scorer
+    learner.env.reward.scorer = Halved(old)
+    learner._follow_the_reward()
+    everything = np.arange(len(learner.dynamics.rows))
+    _, _, before = answers.of(everything)
+    learner._relabel(everything)
+    _, _, after = answers.of(everything)
+    np.testing.assert_allclose(after, before / 2)
+    np.testing.assert_array_equal(answers.counts, counts)
+
+
+class Halved:
+    """A scorer that pays half of what another does, and says that it is not the same."""
+
+    version = "halved"
+
+    def __init__(self, scorer: object):
+        self._scorer = scorer
+
+    def score(self, batch: object) -> np.ndarray:
+        return np.asarray(self._scorer.score(batch)) / 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("options", "why"), [({"dropout": 0.1}, "has no dropout"), ({}, "env.turns=2")])
+def test_what_it_cannot_do_is_said(toys: Callable[..., Path], options: dict[str, float], why: str) -> None:
+    toys(turns=1 if options else 2)
+    config = replace(DQNConfig(learner="answers"), **options)
+    with pytest.raises(InputError, match=why):
+        dqn.make_learner(load_env("toys"), config, seed=0)
+
+
+def test_a_large_menu_is_learned_from_the_answers_alone(
+    toys: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two ways to the slope of the loss give the same network."""
+    flats: list[torch.Tensor] = []
+    toys()
+    env, config = load_env("toys"), DQNConfig(interactions=400, num_envs=16, hidden=16)
+    for dense in (0, 1_000):
+        monkeypatch.setattr("instructrec_rl.algorithms.q_learning.answers.DENSE_MENU", dense)
+        learner = AnswerLearner(env, config, seed=0)
+        recorder = Recorder(tmp_path / str(dense), 0, lambda policy: {})
+        for _ in range(3):
+            learner.advance(recorder)
+        flats.append(learner.network.flat)
+    torch.testing.assert_close(*flats, rtol=1e-3, atol=1e-5)

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
+from instructrec_rl.algorithms.q_learning import BY_ANSWERS
 from instructrec_rl.algorithms.q_learning.set_gradients import FlatSetNetwork, MemberReader
 from instructrec_rl.encoders.item_features import item_features
+from instructrec_rl.encoders.set_network import pick_device
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -73,8 +75,10 @@ class Answers:
 class AnswerLearner:
     """Everything that training changes, and so everything that a checkpoint holds."""
 
-    def __init__(self, env: Environment, config: DQNConfig, seed: int, device: torch.device):
+    def __init__(self, env: Environment, config: DQNConfig, seed: int):
+        device, _ = pick_device(config.device)
         self.env, self.config, self.device = env, config, device
+        self.sizes = BY_ANSWERS.given(config)
         self.dynamics = env.dynamics("train")
         self.rng = np.random.default_rng(seed)
         features, prior = item_features(env.items, config.item_features, lambda: env.item_vectors)
@@ -83,19 +87,17 @@ class AnswerLearner:
         self.search = ItemSearch(self.features, config.item_search)
         self.reader = MemberReader(env.states(), self.dynamics.rows, config.components, device)
         outputs = features.shape[1]
-        self.network = FlatSetNetwork(self.reader.dim, config.hidden, outputs, self.reader.scale, seed, device)
+        self.network = FlatSetNetwork(self.reader.dim, self.sizes.hidden, outputs, self.reader.scale, seed, device)
         if prior is not None:
             self.network.start_from(torch.from_numpy(prior), self.reader.projection)
         self.shape = {
             "dim": env.encoder.dim,
-            "hidden": config.hidden,
+            "hidden": self.sizes.hidden,
             "outputs": outputs,
             "dropout": 0.0,
             "context": False,
         }
         self.answers = Answers(len(self.dynamics.rows), config.interactions)
-        self.positions = np.zeros(len(env.instructions), dtype=np.int64)  # of rows among the training instructions
-        self.positions[self.dynamics.rows] = np.arange(len(self.dynamics.rows))
         self.on_menu = np.zeros(len(env.items), dtype=np.int64)
         self.on_menu[self.dynamics.menu] = np.arange(len(self.dynamics.menu))
         self.order = self.rng.permutation(len(self.dynamics.rows))
@@ -113,14 +115,14 @@ class AnswerLearner:
         """Answer new instructions, and learn from them and from earlier ones in the same pass."""
         self._follow_the_reward()
         new = self._draw()
-        earlier = self._earlier(self.config.batch_size, len(new))
+        earlier = self._earlier(self.sizes.batch_size, len(new))
         both = np.concatenate([new, earlier])
         rows = self.dynamics.rows[both]
         weights, seen = self.network.forward(self.reader(rows))
         self._relabel(both)
         self._answer(new, rows[: len(new)], weights[: len(new)], recorder)
         self._learn(both, weights, seen)
-        for _ in range(self.config.updates_per_step - 1):
+        for _ in range(self.sizes.updates_per_step - 1):
             again = self._earlier(len(both))
             self._relabel(again)
             self._learn(again, *self.network.forward(self.reader(self.dynamics.rows[again])))
@@ -194,7 +196,7 @@ class AnswerLearner:
             slope = torch.zeros_like(weights).index_add_(0, where, features * (error[:, None] * (2 / n)))
         self.network.backward(slope, seen)
         # constant after the warm-up, then linearly to zero over the last half
-        rate = config.learning_rate * min(1.0, 2 * max(0.0, 1 - self.progress) + 1e-3)
+        rate = self.sizes.learning_rate * min(1.0, 2 * max(0.0, 1 - self.progress) + 1e-3)
         rate *= min(1.0, (self.count["updates"] + 1) / WARMUP)
         self.network.step(rate, config.weight_decay, MAX_GRADIENT)
         self.count["updates"] += 1

@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
+from instructrec_rl.algorithms.q_learning import BY_TRANSITIONS
 from instructrec_rl.encoders.item_features import item_features
 from instructrec_rl.encoders.set_network import SetNetwork, StateReader, pick_device
 from instructrec_rl.env.environment import Environment, Step, Turn
@@ -70,6 +71,7 @@ class TransitionLearner:
 
     def __init__(self, env: Environment, config: DQNConfig, seed: int):
         self.config, self.dynamics = config, env.dynamics("train")
+        self.sizes = BY_TRANSITIONS.given(config)
         self.rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         self.accelerator = _accelerator(config)
@@ -80,7 +82,7 @@ class TransitionLearner:
         self.search = ItemSearch(self.features, config.item_search)
         self.shape = {
             "dim": env.encoder.dim,
-            "hidden": config.hidden,
+            "hidden": self.sizes.hidden,
             "outputs": features.shape[1],
             "dropout": config.dropout,
             "context": self.dynamics.turns > 1,
@@ -89,7 +91,7 @@ class TransitionLearner:
         if prior is not None:
             self.network.start_from(torch.from_numpy(prior))
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.network.parameters(), lr=self.sizes.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.network, self.optimizer = self.accelerator.prepare(self.network, optimizer)
         self.plain = self.accelerator.unwrap_model(self.network)
@@ -136,7 +138,7 @@ class TransitionLearner:
     def advance(self, recorder: Recorder) -> None:
         """Answer once in every environment, then learn."""
         self.explore(recorder)
-        for _ in range(self.config.updates_per_step):
+        for _ in range(self.sizes.updates_per_step):
             self.update()
 
     def explore(self, recorder: Recorder) -> None:
@@ -162,7 +164,7 @@ class TransitionLearner:
 
     def update(self) -> None:
         """One gradient step on (r + gamma Q_target(s', argmax_a Q(s', a)) - Q(s, a))^2."""
-        config, batch = self.config, self.replay.sample(self.rng, self.config.batch_size)
+        config, batch = self.config, self.replay.sample(self.rng, self.sizes.batch_size)
         goal = torch.from_numpy(batch["rewards"]).to(self.device)
         if self.dynamics.turns > 1:
             self.network.eval()
@@ -182,7 +184,7 @@ class TransitionLearner:
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT)
         for group in self.optimizer.param_groups:  # constant, then linearly to zero over the last half
-            group["lr"] = config.learning_rate * min(1.0, 2 * max(0.0, 1 - self.progress) + 1e-3)
+            group["lr"] = self.sizes.learning_rate * min(1.0, 2 * max(0.0, 1 - self.progress) + 1e-3)
         self.optimizer.step()
         self.count["updates"] += 1
         if self.dynamics.turns > 1 and self.count["updates"] % config.target_update == 0:
