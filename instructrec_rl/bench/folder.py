@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from instructrec_rl.core import InputError
-from instructrec_rl.core.files import write_json_atomic, writing
-from instructrec_rl.core.locks import HeldError, locked
+from instructrec_rl.core.claims import claim
+from instructrec_rl.core.files import remove_abandoned, write_json_atomic, writing
 from instructrec_rl.run.screen import main_metric
 
 if TYPE_CHECKING:
     from instructrec_rl.bench.plan import PlannedRun
 
+BENCH, LOCK = "bench.json", ".lock"
 OLD = "old"  # the folder, within the bench's, of what runs with another config, code or data left
 LOCK_WAIT_S = 10.0  # the children of a bench that was killed are gone by then
 LOG_LINES = 6  # of a failed run's log that are shown
@@ -133,14 +133,12 @@ def _read_record(path: Path) -> dict[str, Any]:
 def only_one(out: Path) -> Iterator[IO[bytes]]:
     """Hold a bench's folder. The runs inherit the open file, so it is held until the last of them is gone.
 
-    Raises InputError where another bench is at work in it.
+    Raises InputError where another bench is at work in it, and where it holds what no bench wrote.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            lock = stack.enter_context(locked(out / ".lock", wait_s=LOCK_WAIT_S))
-        except HeldError:
-            said = "another bench is at work in this folder; wait for it, or give out=DIR"
-            raise InputError(said, out) from None
+    held = "another bench is at work in this folder; wait for it, or give out=DIR"
+    claimed = claim(out, LOCK, "a bench", lambda folder: (folder / BENCH).exists(), held, LOCK_WAIT_S)
+    with claimed.file as lock:  # closed and not removed: a run that outlives a killed bench has it open too
+        remove_abandoned(out)
         yield lock
 
 

@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
@@ -17,6 +20,7 @@ from instructrec_rl.core.json_reader import parse_json, parse_object
 
 PACKAGE = Path(__file__).resolve().parents[1]  # instructrec_rl/
 PATH_VARIABLE = "INSTRUCTREC_PATH"
+ABANDONED = re.compile(r"(?=\.|.*\.part$).+\.(?P<pid>\d{1,9})\.(?:tmp|part)")
 
 
 def search_path() -> list[Path]:
@@ -216,6 +220,39 @@ def replacing(path: Path) -> Iterator[Path]:
             # gone after the rename; after a failure the first error is the one to show
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def remove_abandoned(folder: Path, after_s: float = 0) -> None:
+    """Remove what processes that are gone left half written in a folder, under the names that `replacing` gives.
+
+    after_s: how long such a file must be untouched; a folder that several machines share needs minutes, as the process
+    may be one of another machine.
+    """
+    with contextlib.suppress(OSError):  # not there or not ours to tidy: what is wrong with it shows where it is used
+        for entry in list(os.scandir(folder)):
+            named = ABANDONED.fullmatch(entry.name)
+            if named is None or _is_alive(int(named["pid"]), own=after_s > 0):
+                continue
+            if time.time() - entry.stat().st_mtime >= after_s:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+
+
+def _is_alive(pid: int, own: bool) -> bool:
+    """own: whether this process counts. At its start it does not: in a container all processes have one number."""
+    if pid == os.getpid():
+        return own
+    if os.name == "nt":  # where os.kill(pid, 0) ends the process: what was left there stays
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:

@@ -45,7 +45,17 @@ def run(config: RunConfig) -> Path:
     scorer = Scorer(env)
     if not first:
         return _learn_along(config, env, scorer)
-    folder = open_folder(config, env)
+    with open_folder(config, env) as claimed:
+        try:
+            return _carry_out(config, env, scorer, claimed.folder)
+        except Exception:
+            forget_if_nothing_was_learned(claimed)
+            raise
+
+
+def _carry_out(config: RunConfig, env: Environment, scorer: Scorer, folder: Path) -> Path:
+    """What is done in the folder that this process holds."""
+    spec, encoder = env.spec, env.encoder
     names = ["train", "validation", *spec.test_splits]
     sizes = f"{len(env.examples):,} instructions, {len(env.items)} items"
     print(printable(f"{spec.name}: {sizes}, splits {', '.join(names)}"))
@@ -57,11 +67,7 @@ def run(config: RunConfig) -> Path:
         recorder = Recorder(folder, config.seed, validate, update, _tracker(config, folder), score=score)
         env.reward.attach(recorder)  # before anything is scored: a resumed run begins with the feedback it began with
         recorder.monitor = monitor = _monitor(config, scorer)
-        try:
-            policy = learn(env, config.algo, recorder, config.policy)
-        except InputError:
-            forget_if_nothing_was_learned(folder)
-            raise
+        policy = learn(env, config.algo, recorder, config.policy)
     env.reward.at(config.algo.interactions)
     spent = recorder.spent  # of learning, without the baselines and the report
     save_policy(folder / "policy", config.algo.name, policy, env)

@@ -16,13 +16,14 @@ from instructrec_rl.core.files import write_text_atomic, writing
 from instructrec_rl.report.one_run.sections import document, header, text
 from instructrec_rl.report.parts import Section, spanned
 from instructrec_rl.report.several_runs.findings import Comparison, Findings, Standing, find
-from instructrec_rl.report.several_runs.gather import gather, gather_runs, is_bench
+from instructrec_rl.report.several_runs.gather import BENCH, gather, gather_runs, is_bench
 from instructrec_rl.report.several_runs.results import REPORT, Results, merge, read_results, write_results
 from instructrec_rl.report.several_runs.sections import listed, sections_of
 from instructrec_rl.report.statistics.intervals import Interval, interval
 from instructrec_rl.run.screen import progress, share
 
 ALL = "mean of the splits"
+WRITTEN = (REPORT, "report.csv", "report.md", "report.html")
 COLUMNS = ("env", "variant", "split", "metric", "seeds", "instructions", "raw", "normalized", "low", "high", "iqm",
            "iqm_low", "iqm_high", "interactions", "cpu_s")  # fmt: skip
 TEXTS = 4  # of these columns hold names, the others figures
@@ -62,7 +63,11 @@ def _gather_seen(folder: Path) -> Results:
 
 
 def write_reports(folder: Path, results: Results, compared: bool = False) -> Path:
-    """Write report.json, .csv, .md and .html into a folder; returns the last one's path."""
+    """Write report.json, .csv, .md and .html into a folder; returns the last one's path.
+
+    Raises InputError where files of these names are there that are of no report over several runs.
+    """
+    _refuse_others(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     findings = find(results, compared)
@@ -73,6 +78,17 @@ def write_reports(folder: Path, results: Results, compared: bool = False) -> Pat
     path = folder / "report.html"
     write_text_atomic(path, page(results, sections, lead, compared))
     return path
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise InputError for a folder whose files would be written over and are not of an earlier such report."""
+    there = [name for name in WRITTEN if (folder / name).exists()]
+    if there and not (folder / BENCH).is_file():
+        try:
+            read_results(folder / REPORT)
+        except InputError as error:
+            reason = f"{there[0]} is there and not of a report over several runs; give another --out=DIR"
+            raise InputError(reason, folder) from error
 
 
 def summary(findings: Sequence[Findings], compared: bool = False) -> str:
