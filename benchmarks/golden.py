@@ -210,6 +210,8 @@ def make(folder: Path, repo: Path) -> None:
     ).is_dir():  # the learner that there was before, spelled out
         for options in [*RUNS.values(), *BENCH["variants"].values()]:
             options |= {"algo.learner": "transitions"} if options["algo"] == "dqn" else {}
+        for options in [*RUNS.values(), BENCH["overrides"]]:
+            options["encoder.engine"] = "torch"
     write_home(home)
     for name in RUNS:
         begun = time.monotonic()

@@ -22,6 +22,7 @@ import numpy as np
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.terminal import counted
 from instructrec_rl.encoders import model_files as encoder_model
+from instructrec_rl.encoders import onnx_engine
 from instructrec_rl.encoders.cache import SHARD_TEXTS, Arrays, EmbeddingCache, cache_folder, text_keys
 
 PAD_TO = 8
@@ -41,7 +42,8 @@ class EncoderConfig:
     name: "minilm" (packaged all-MiniLM-L6-v2) or "hf" (the BERT-like model named by `model`); model: a folder or a hub
     id; pooling: auto, mean, cls or max; max_tokens: longer texts are cut, special tokens included; batch_size: texts a
     forward pass, 0 is 64 on a CPU and 512 on a GPU; dtype: auto, bf16 or fp32; device: auto, cpu, cuda or cuda:N;
-    cache: a folder; max_unknown: the share of unknown tokens in [0, 1] above which a text is refused.
+    engine: torch, onnx (the extra `onnx`, fp32 on a CPU), or auto: onnx where it is installed and pays; cache: a
+    folder; max_unknown: the share of unknown tokens in [0, 1] above which a text is refused.
     """
 
     name: str = "minilm"
@@ -51,6 +53,7 @@ class EncoderConfig:
     batch_size: int = 0
     dtype: str = "auto"
     device: str = "auto"
+    engine: str = "auto"
     cache: str = ""
     max_unknown: float = 0.3
 
@@ -85,13 +88,15 @@ class Encoder:
     policy can read them; fingerprint: also dtype and kind of device, on which their last bits depend.
     """
 
-    def __init__(self, config: EncoderConfig, folder: Path, dtype: str, device: str, pooling: str):
+    def __init__(self, config: EncoderConfig, folder: Path, dtype: str, device: str, pooling: str, engine: str):
         self.config, self._folder, self._dtype, self._device, self.pooling = config, folder, dtype, device, pooling
+        self.engine = engine
         self._shape = encoder_model.read_shape(folder)
         self.dim = int(self._shape["hidden_size"])
         settings = (pooling, config.max_tokens)
         self.model_fingerprint = encoder_model.fingerprint(folder, *settings)
-        self.fingerprint = encoder_model.fingerprint(folder, *settings, dtype, device.split(":")[0])
+        by = () if engine == "torch" else (engine,)
+        self.fingerprint = encoder_model.fingerprint(folder, *settings, dtype, device.split(":")[0], *by)
         self.num_encoded = 0
         self._caches: dict[str, EmbeddingCache] = {}
 
@@ -138,13 +143,21 @@ class Encoder:
         cut = sum(int((np.diff(t.offsets) >= self._max_tokens).sum()) for t in tokens)
         if cut:
             log.warning("%d of %d texts reach max_tokens=%d and may be cut", cut, len(texts), self._max_tokens)
-        model = encoder_model.load_model(self._folder, self._dtype, self._device)
+        model = self._model()
         shown = len(texts) >= SHOW_FROM and sys.stderr.isatty() if progress is None else progress
         with counted("encode", "texts", len(texts), shown) as advance:
             for chunk, packed in zip(chunks, tokens):
                 arrays = self._forward(model, packed, cache.kind, advance)
                 cache.add(text_keys(chunk), arrays | {"unknown": packed.unknown})
                 self.num_encoded += len(chunk)
+
+    def _model(self) -> Any:
+        torchs = functools.partial(encoder_model.load_model, self._folder, self._dtype, self._device)
+        if self.engine == "torch":
+            return torchs()
+        weights = encoder_model.fingerprint(self._folder)
+        read = self._shape["vocab_size"], self._max_tokens
+        return onnx_engine.load(functools.partial(torchs, attention="eager"), weights, *read)
 
     def _tokenize(self, texts: list[str]) -> _Tokens:
         clean = [text.encode("utf-8", "replace").decode() for text in texts]  # a lone surrogate is not Unicode text
@@ -178,7 +191,7 @@ class Encoder:
         sentence = kind == "sentences"
         shape = (len(lengths) if sentence else len(tokens.ids), self.dim)
         states = np.empty(shape, np.float32 if sentence else np.float16)
-        fewest = FEWEST_TOKENS[self._dtype] if self._device == "cpu" else 1
+        fewest = FEWEST_TOKENS[self._dtype] if self._device == "cpu" and self.engine == "torch" else 1
         for rows, length in self._groups(lengths):
             several = np.resize(rows, max(len(rows), -(-fewest // length)))
             mask = np.arange(length) < lengths[several, None]
@@ -203,6 +216,7 @@ class Encoder:
     def _groups(self, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Rows of one padded length, at most a batch of them, and that length."""
         size = self.config.batch_size or (64 if self._device == "cpu" else 512)
+        size = min(size, onnx_engine.MOST_TEXTS) if self.engine == "onnx" else size
         padded = -(-lengths // PAD_TO) * PAD_TO
         for length in np.unique(padded).tolist():
             group = np.flatnonzero(padded == length)
@@ -256,7 +270,20 @@ def load_encoder(config: EncoderConfig | None = None, fetch: bool = True) -> Enc
     folder = encoder_model.model_folder(config.name, config.model, fetch)
     pooling = encoder_model.trained_pooling(folder) if config.pooling == "auto" else config.pooling
     dtype, device = encoder_model.pick_hardware(config.dtype, config.device)
-    return Encoder(config, folder, dtype, device, pooling)
+    return Encoder(config, folder, dtype, device, pooling, _pick_engine(config.engine, folder, dtype, device))
+
+
+def _pick_engine(engine: str, folder: Path, dtype: str, device: str) -> str:
+    """The engine that `auto` stands for here. Raises InputError where onnx is asked for and cannot be used."""
+    _check_choice("engine", engine, ("auto", "torch", "onnx"))
+    fits = dtype == "fp32" and device == "cpu"
+    if engine == "onnx" and not fits:
+        raise InputError(f"encoder.engine=onnx: computes in fp32 on a CPU, not in {dtype} on {device}")
+    if engine == "onnx" and not onnx_engine.is_installed():
+        raise InputError("encoder.engine=onnx: needs the extra: pip install 'instructrec-rl[onnx]'")
+    if engine == "auto" and fits and encoder_model.weight_bytes(folder) >= onnx_engine.WORTHWHILE:
+        return "onnx" if onnx_engine.is_installed() else "torch"
+    return "torch" if engine == "auto" else engine
 
 
 def refused(encode: Callable[..., Any], texts: Sequence[str]) -> dict[str, str]:

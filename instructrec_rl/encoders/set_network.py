@@ -152,4 +152,5 @@ def pick_device(name: str = "auto") -> tuple[torch.device, bool]:
         raise InputError(f"algo.device={name}: torch finds no such device here; auto takes the best there is")
     if device.type == "cuda":
         return device, torch.cuda.is_bf16_supported()
-    return device, bool(torch.cpu._is_avx512_bf16_supported()) if device.type == "cpu" else False
+    # on a CPU AMX alone pays: AVX512-BF16 without it was measured at .5 to .8 of fp32 (benchmarks.speed.learning)
+    return device, device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())

@@ -404,3 +404,46 @@ def test_a_hostile_model_folder_is_one_line_soon_and_in_little_memory(tiny: Path
     assert time.monotonic() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_engines_agree_and_are_told_apart(tmp_path: Path) -> None:
+    """ONNX Runtime gives torch's vectors to seven digits, the same bits in any company; other fingerprints."""
+    texts = [
+        f"{'a mild pizza ' * (n % 7)}with {word}" for n, word in enumerate(("basil", "corn", "feta", "olives") * 9)
+    ]
+    made = {
+        engine: load_encoder(EncoderConfig(dtype="fp32", device="cpu", engine=engine, cache=str(tmp_path / engine)))
+        for engine in ("torch", "onnx")
+    }
+    vectors = {engine: encoder.encode(texts) for engine, encoder in made.items()}
+    assert float((vectors["torch"] * vectors["onnx"]).sum(1).min()) > 0.999999
+    assert made["torch"].fingerprint != made["onnx"].fingerprint
+    assert made["torch"].model_fingerprint == made["onnx"].model_fingerprint
+    alone = load_encoder(EncoderConfig(dtype="fp32", device="cpu", engine="onnx", cache=str(tmp_path / "alone")))
+    for i in (0, 5, 17, 35):
+        np.testing.assert_array_equal(alone.encode([texts[i]])[0], vectors["onnx"][i])
+    tokens = [encoder.encode_tokens(texts[:9]) for encoder in made.values()]
+    np.testing.assert_allclose(*(read.states.astype(np.float32) for read in tokens), atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"engine": "onx"}, 'encoder.engine is "onx". Did you mean "onnx"?'),
+        ({"engine": "onnx", "dtype": "bf16"}, "computes in fp32 on a CPU, not in bf16 on cpu"),
+    ],
+)
+def test_an_engine_that_cannot_be_used_is_refused(options: dict[str, str], why: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_encoder(EncoderConfig(device="cpu", **options))
+    assert why in str(error.value)
+
+
+def test_a_damaged_export_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    encoder = load_encoder(EncoderConfig(dtype="fp32", device="cpu", engine="onnx"))
+    broken = tmp_path / "instructrec-rl" / "onnx" / f"{encoder_model.fingerprint(encoder._folder)[:32]}.onnx"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"\x08\x07 not a model")
+    with pytest.raises(InputError, match="the exported model cannot be read"):
+        encoder.encode(["a text"])
