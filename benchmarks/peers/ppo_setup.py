@@ -18,7 +18,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -29,7 +28,7 @@ from instructrec_rl.config.schema import PolicyConfig, PPOConfig
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.policies.language.models import LanguageModel, load_language_model, own_copy
 from instructrec_rl.policies.language.policy import LanguagePolicy
-from instructrec_rl.policies.language.prompts import write_prompts
+from instructrec_rl.policies.language.prompts import bind_states
 from instructrec_rl.run.evaluate import Scorer, play
 
 WEIGHTS = Path("checkpoints") / "stage-supervised.safetensors"  # where PPO starts, and what the KL is taken to
@@ -69,7 +68,7 @@ def load_start(folder: Path, seed: int) -> Start:
     weights = load_file(folder / WEIGHTS)
     weights.pop(GENERATOR)  # each contender begins at its seed
     lm.model.load_state_dict(weights)  # all of it: the table of states is no part of the weights
-    write_prompts(lm, env.asked(np.arange(len(env.examples))))  # the table is filled before it is copied
+    bind_states(lm, env.states)  # before it is copied
     return Start(env, lm, dataclasses.replace(lm, model=own_copy(lm.model).requires_grad_(False)))
 
 

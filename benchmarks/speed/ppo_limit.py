@@ -26,8 +26,9 @@ from transformers import PrinterCallback, TrainerCallback
 
 from benchmarks.common.tables import about, markdown_table, show, write_between_markers
 from benchmarks.peers.ppo_setup import Start, load_start, settings, warm_start  # first: it sets the threads
-from instructrec_rl.algorithms.language import trainer as trainer_file
+from instructrec_rl.algorithms.language import clock as clock_file
 from instructrec_rl.algorithms.language.critic import attach
+from instructrec_rl.algorithms.language.trainer import PolicyTrainer
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.policies.language.generate import left_pad
 from instructrec_rl.policies.language.prompts import write_prompts
@@ -95,10 +96,9 @@ class Raw:
 
     def update(self, ids: torch.Tensor, mask: torch.Tensor, own: torch.Tensor) -> None:
         with self.clock("forward"):
-            self.critic.asked = True
-            now = self.logprobs(self.model, ids, mask, own)
-            self.critic.asked = False
-            values = self.critic.take()[:, -own.shape[1] :]
+            with self.critic.listening() as heard:
+                now = self.logprobs(self.model, ids, mask, own)
+            values = heard[-1][:, -own.shape[1] :]
             ratio = torch.exp(now - now.detach())
             policy_loss = -(torch.minimum(ratio, ratio.clamp(0.8, 1.2)) * own).sum() / own.sum()
             loss = policy_loss + 0.25 * ((values - 0.5) ** 2 * own).sum() / own.sum()
@@ -112,7 +112,7 @@ class Raw:
 class Watch(TrainerCallback):
     """Times the optimizer's step as our own loop does, and keeps the answers' lengths."""
 
-    trainer: trainer_file.PolicyTrainer
+    trainer: PolicyTrainer
 
     def __init__(self) -> None:
         self.began, self.tokens = 0.0, []
@@ -133,7 +133,7 @@ def run_ours(start: Start, critic: str, batch: int, episodes: int, seed: int) ->
     config, watch = settings(episodes, critic, batch), Watch()
     with tempfile.TemporaryDirectory() as folder:
         head = attach(start.lm.model, critic)
-        trainer = trainer_file.PolicyTrainer(
+        trainer = PolicyTrainer(
             start.lm, start.env.dynamics("train"), config, start.reference, head, Path(folder), seed, [watch]
         )
         trainer.remove_callback(PrinterCallback)
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/trl_ppo"), help="where the warm start is kept")
     options = parser.parse_args()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    trainer_file.time = SimpleNamespace(perf_counter=time.process_time)  # its profile in CPU-seconds
+    clock_file.time = SimpleNamespace(perf_counter=time.process_time)  # its profile in CPU-seconds
     folder = warm_start(options.runs / "warm-start-0", 0)
     results = []
     for critic, batch in (("separate", 64), ("separate", 256), ("state", 256)):

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -72,7 +73,8 @@ class Asked:
     """
 
     def __init__(self, texts: Sequence[str], states: Callable[[str], States], rows: np.ndarray | None = None):
-        self.texts, self.states, self.rows = texts, states, rows
+        self.texts, self.rows = texts, rows
+        self.states = cache(states)  # a policy asks for them twice: for its table, and for its prompts
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -26,7 +26,7 @@ from instructrec_rl.policies.language.choose import ItemTree
 from instructrec_rl.policies.language.generate import complete, entropy, left_pad, log_distributions, token_logprobs
 from instructrec_rl.policies.language.models import LanguageModel, load_language_model, restore_forward
 from instructrec_rl.policies.language.policy import LanguagePolicy
-from instructrec_rl.policies.language.prompts import write_answers, write_prompts, write_turn
+from instructrec_rl.policies.language.prompts import bind_states, write_answers, write_prompts, write_turn
 from instructrec_rl.policies.language.state_embedding import state_embeddings
 from instructrec_rl.policies.language.tokenizer import train_tokenizer
 
@@ -42,7 +42,9 @@ def env(toys: Callable[..., Path]) -> Environment:
 @pytest.fixture
 def lm(env: Environment) -> LanguageModel:
     torch.manual_seed(0)
-    return load_language_model(env, SMALL)
+    lm = load_language_model(env, SMALL)
+    bind_states(lm, env.states)
+    return lm
 
 
 def logprobs_of(lm: LanguageModel, prompts: list[list[int]], answers: list[list[int]]) -> torch.Tensor:
@@ -115,6 +117,7 @@ def test_kept_logprobs_equal_those_of_a_forward_pass(env: Environment, lm: Langu
 def test_choosing_finds_the_likeliest_item(env: Environment, seed: int) -> None:
     torch.manual_seed(seed)
     lm = load_language_model(env, SMALL)
+    bind_states(lm, env.states)
     with torch.no_grad():  # sharper than at random, so that ties of nearly equal items are rare
         lm.model.lm_head.weight *= 20
     rows = env.spec.rows("validation")
@@ -170,9 +173,9 @@ def test_the_critic_speaks_within_the_policys_forward(env: Environment, lm: Lang
     with torch.no_grad():
         critic.head.weight.normal_()
     ids, mask = left_pad(write_prompts(lm, env.asked(env.spec.rows("train")[:6])), 0, torch.device("cpu"))
-    critic.asked = True
-    lm.model(input_ids=ids, attention_mask=mask)
-    values = critic.take()
+    with critic.listening() as heard:
+        lm.model(input_ids=ids, attention_mask=mask)
+    values = heard[-1]
     hidden = lm.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state  # the copy starts equal
     assert torch.allclose(values[:, 1:], critic.head(hidden)[:, :-1, 0], atol=1e-5)
     values.sum().backward()
@@ -180,6 +183,34 @@ def test_the_critic_speaks_within_the_policys_forward(env: Environment, lm: Lang
     assert any(name.startswith("model.layers") for name in trained) == (kind == "shared")
     detach(lm.model)
     assert not hasattr(lm.model, "critic")
+
+
+@pytest.mark.parametrize("kind", ["state", "separate", "shared"])
+def test_a_critic_is_asked_only_while_one_listens(env: Environment, lm: LanguageModel, kind: str) -> None:
+    """Nothing is kept between two passes: no hook, no value, also where a pass fails."""
+    critic = attach(lm.model, kind)
+    ids, mask = left_pad(write_prompts(lm, env.asked(env.spec.rows("train")[:6])), 0, torch.device("cpu"))
+    before = dict(vars(critic))
+    with critic.listening() as heard:
+        lm.model(input_ids=ids, attention_mask=mask)
+        lm.model(input_ids=ids[:2], attention_mask=mask[:2])
+    with pytest.raises(IndexError), critic.listening():
+        lm.model(input_ids=ids + 10_000)
+    assert [tuple(values.shape) for values in heard] == [tuple(ids.shape), tuple(ids[:2].shape)]
+    torch.testing.assert_close(critic.values(lm.model, ids, mask), heard[0])
+    lm.model(input_ids=ids, attention_mask=mask)
+    assert len(heard) == 2
+    assert vars(critic) == before
+    assert not any(module._forward_hooks for module in lm.model.modules())
+
+
+def test_writing_prompts_binds_nothing(env: Environment, lm: LanguageModel) -> None:
+    tables = [module.table for module in state_embeddings(lm.model)]
+    asked = Asked.from_texts(["please find me a square, painted red"], env.encoder)
+    write_prompts(lm, asked)
+    assert all(module.table is table for module, table in zip(state_embeddings(lm.model), tables))
+    bind_states(lm, asked.states)
+    assert [len(module.table) for module in state_embeddings(lm.model)] == [2]
 
 
 def test_a_copy_made_after_a_trl_trainer_is_a_copy(env: Environment, lm: LanguageModel) -> None:

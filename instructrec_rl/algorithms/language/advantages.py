@@ -7,9 +7,13 @@ between its answers and on padding; r_t the reward paid at token t, V_t the valu
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from instructrec_rl.config.schema import PPOConfig
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -68,6 +72,13 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     return 1 - (returns - values)[own].var() / spread if spread > 0 else spread.new_tensor(float("nan"))
 
 
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
+    """A critic's squared error, clipped about its values when the answers were given; all of them (B, T)."""
+    near = old + (values - old).clamp(-clip, clip)
+    errors = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+    return 0.5 * masked_mean(errors, mask)
+
+
 def adapt_kl(coefficient: float, kl: float, target: float, episodes: int, horizon: int) -> float:
     """The next KL coefficient of Ziegler et al. 2019, equation 3.
 
@@ -77,3 +88,15 @@ def adapt_kl(coefficient: float, kl: float, target: float, episodes: int, horizo
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + error * episodes / horizon)
+
+
+def next_kl(config: PPOConfig, coefficient: float, kl: float, interactions: int) -> float:
+    """The KL coefficient of the next iteration: constant, falling to a tenth, or adapted to its target.
+
+    kl: nats an episode in the iteration just played; interactions: the answers given so far.
+    """
+    if config.kl_control == "adaptive":
+        return adapt_kl(coefficient, kl, config.kl_target, config.batch_size, config.kl_horizon)
+    if config.kl_control == "annealed":
+        return config.kl * (1 - 0.9 * min(1.0, interactions / config.interactions))
+    return coefficient

@@ -1,11 +1,13 @@
 """V(s): what the rest of an episode will earn, for every token of an answer.
 
-The critic is a submodule of the policy's model and runs inside its forward pass (by a hook, where it is asked to), so
+The critic is a submodule of the policy's model and runs inside its forward pass (by a hook, while one listens), so
 that DistributedDataParallel and its kin see one module with one forward; it is left out of what a policy saves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,12 +30,13 @@ class Critic(nn.Module):
     set of state vectors in the prompt, so one value for a whole episode: a baseline that knows the instruction and
     nothing of the answer. All heads start at zero.
 
-    `asked` says whether the policy's forward shall run it; `take` gives what it said.
+    It runs within the policy's forward pass where `listening` is on.
     """
 
     def __init__(self, model: PreTrainedModel, trunk: nn.Module, kind: str):
         super().__init__()
-        self.kind, self.asked = kind, False
+        self.kind = kind
+        self.policy = (model, trunk)  # in a tuple: they are no part of the critic
         device = next(trunk.parameters()).device
         self.trunk = own_copy(trunk) if kind == "separate" else None
         if kind == "state":
@@ -46,20 +49,23 @@ class Critic(nn.Module):
             self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=device)
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
-        self.hooks: list[Any] = []
-        self._hidden: Tensor | None = None
-        self._said: Tensor | None = None
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """V before each token, (B, L) float32; of a shared trunk, from the pass of the policy that just ran."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """V before each token, (B, L) float32. hidden: (B, L, d) of a shared trunk, in a pass of the policy."""
         if self.kind == "state":
             return self._of_state(input_ids)[:, None].expand(-1, input_ids.shape[1])
         if self.trunk is not None:
             hidden = self.trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        else:
-            assert self._hidden is not None, "a shared critic speaks after the policy's forward pass"
-            hidden = self._hidden
+        assert hidden is not None, "a shared critic speaks within the policy's forward pass"
         return self.head(hidden.float())[..., 0].roll(1, dims=1)  # the state before token t ends at token t - 1
+
+    def values(self, policy: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """V before each token, (B, L); of a shared trunk, by a pass of the policy."""
+        if self.kind != "shared":
+            return self(input_ids, attention_mask)
+        with self.listening() as heard:
+            policy(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=1, use_cache=False)
+        return heard[-1]
 
     def _of_state(self, ids: Tensor) -> Tensor:
         """One value for each row (B,), of the soft tokens in it."""
@@ -70,35 +76,36 @@ class Critic(nn.Module):
         which = torch.arange(len(vectors), device=ids.device)
         return self.network(Sets(vectors, which, lengths.cumsum(0) - lengths))[:, 0]
 
-    def take(self) -> Tensor:
-        """The values (B, L) of the last forward pass."""
-        assert self._said is not None, "the critic was not asked"
-        said, self._said, self._hidden = self._said, None, None
-        return said
+    @contextmanager
+    def listening(self) -> Iterator[list[Tensor]]:
+        """A list that gets the values (B, L) of each forward pass of the policy inside."""
+        model, trunk = self.policy
+        values: list[Tensor] = []
+        hidden: list[Tensor] = []  # of a shared trunk, in the pass that runs
+
+        def listen(_: nn.Module, args: Any, output: Any) -> None:
+            hidden.append(output.last_hidden_state)
+
+        def speak(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            values.append(self(kwargs["input_ids"], kwargs["attention_mask"], hidden.pop() if hidden else None))
+
+        hooks = [model.register_forward_hook(speak, with_kwargs=True)]
+        if self.kind == "shared":
+            hooks.append(trunk.register_forward_hook(listen))
+        try:
+            yield values
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def attach(model: PreTrainedModel, kind: str) -> Critic:
     """Give `model` a critic, in place, as `model.critic`."""
     trunk = model.base_model if not hasattr(model, "peft_config") else model.get_base_model().base_model
-    critic = Critic(model, trunk, kind)
-
-    def listen(_: nn.Module, args: Any, output: Any) -> None:
-        if critic.asked:
-            critic._hidden = output.last_hidden_state
-
-    def speak(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if critic.asked:
-            critic._said = critic(kwargs["input_ids"], kwargs["attention_mask"])
-
-    critic.hooks = [model.register_forward_hook(speak, with_kwargs=True)]
-    if kind == "shared":
-        critic.hooks.append(trunk.register_forward_hook(listen))
-    model.critic = critic
-    return critic
+    model.critic = Critic(model, trunk, kind)
+    return model.critic
 
 
 def detach(model: PreTrainedModel) -> None:
-    """Take the critic and its hooks away again."""
-    for hook in model.critic.hooks:
-        hook.remove()
+    """Take the critic away again."""
     del model.critic

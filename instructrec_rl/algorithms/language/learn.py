@@ -27,8 +27,7 @@ from instructrec_rl.core import InputError
 from instructrec_rl.encoders.set_network import pick_device
 from instructrec_rl.policies.language.models import LanguageModel, load_language_model, restore_forward
 from instructrec_rl.policies.language.policy import LanguagePolicy
-from instructrec_rl.policies.language.prompts import write_prompts, write_turn
-from instructrec_rl.policies.language.state_embedding import fill_tables
+from instructrec_rl.policies.language.prompts import bind_states, write_prompts, write_turn
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -48,13 +47,13 @@ def learn(env: Environment, config: PPOConfig, recorder: Recorder, policy: Polic
     torch.manual_seed(recorder.seed)
     lm = load_language_model(env, policy)
     lm.model.to(pick_device(config.device)[0])
+    bind_states(lm, env.states)
     kind = config.critic if config.critic != "auto" else "separate" if lm.input == "text" else "state"
     _check_model(config, kind, lm, env)
     answers = LanguagePolicy(lm, policy.decode, env.items)
     reference = Plan(env, config, recorder, lm, answers).run()
     critic = attach(lm.model, kind) if config.name == "ppo" else None
     trainer, follower = _trainer(env, config, recorder, lm, reference, critic, answers)
-    fill_tables(env.states(lm.state).vectors, lm.model, reference.model if reference else None)
     last = follower.newest()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     restore_forward(lm.model)
@@ -200,10 +199,9 @@ class Follower(TrainerCallback):
         """Write the means since the last line, where the seconds went, and what validation said."""
         if logs is None or "reward" not in logs:
             return
-        timed, self.trainer.timed = self.trainer.timed, dict.fromkeys(self.trainer.timed, 0.0)
         kept = {name: value for name, value in logs.items() if name in LOGGED and value is not None}
         shown = {LOGGED[name]: round(float(value), 6) for name, value in kept.items()}
-        shown |= {f"seconds/{name}": round(value, 3) for name, value in timed.items()}
+        shown |= {f"seconds/{name}": round(value, 3) for name, value in self.trainer.timed.take().items()}
         self.recorder.log(self.trainer.interactions, **shown, **self._scores)
 
 

@@ -6,7 +6,8 @@ the longest prompt nor the longest answer, and padding costs as much as text.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +31,21 @@ class Packed(NamedTuple):
     answers: Tensor
     shape: Shape
 
+    @property
+    def ahead(self) -> int:
+        """The columns from the end of the shortest prompt on."""
+        return self.shape.width - self.shape.shortest
+
     def answered(self, values: Tensor, start: int = 0) -> Tensor:
         """What stands at the answers' tokens, (B, T), of values (B, W - start) at the columns from `start` on."""
         columns = self.prompts[:, None] - start + torch.arange(self.answers.shape[1], device=values.device)
         return values.gather(1, columns.clamp(max=values.shape[1] - 1)) * self.answers
+
+    def logprobs(self, distributions: Tensor) -> Tensor:
+        """Log-probabilities (B, T) of the answers' tokens, of those of all tokens (B, W - shortest, V)."""
+        start = self.shape.shortest
+        tokens = self.ids[:, start:].clamp(max=distributions.shape[2] - 1)  # a prompt's soft tokens are no words
+        return self.answered(distributions.gather(2, tokens[..., None])[..., 0], start)
 
 
 def shape_of(mask: Tensor, keep: int) -> Shape:
@@ -50,3 +62,17 @@ def pack(ids: Tensor, mask: Tensor, keep: int, shape: Shape | None = None) -> Pa
     packed = ids.gather(1, from_left.clamp(max=ids.shape[1] - 1))
     real = (columns < mask.sum(1)[:, None]).to(mask.dtype)
     return Packed(packed, real, prompts, mask[:, -keep:], shape)
+
+
+def in_minibatches(score: Callable[[Tensor], Tensor], mask: Tensor, size: int) -> Tensor:
+    """`score` on the rows of minibatches of like lengths by their mask (B, L), put together in the rows' own order."""
+    order = mask.sum(1).argsort(stable=True)
+    return torch.cat([score(rows) for rows in order.split(size)])[order.argsort()]
+
+
+def joined(parts: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """Minibatches as one batch; what is one number for all of them stays one."""
+    return {
+        name: value if value.dim() == 0 else torch.cat([part[name] for part in parts])
+        for name, value in parts[0].items()
+    }

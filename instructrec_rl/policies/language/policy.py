@@ -22,7 +22,7 @@ from instructrec_rl.policies.language.adapters import ADAPTER, load_adapters
 from instructrec_rl.policies.language.choose import ItemTree
 from instructrec_rl.policies.language.generate import complete, left_pad
 from instructrec_rl.policies.language.models import LanguageModel
-from instructrec_rl.policies.language.prompts import write_answers, write_prompts, write_turn
+from instructrec_rl.policies.language.prompts import bind_states, write_answers, write_prompts, write_turn
 from instructrec_rl.policies.language.state_embedding import PROJECTION, install, state_embeddings
 
 ABOUT = "language.json"
@@ -52,6 +52,7 @@ class LanguagePolicy:
 
     def write(self, asked: Asked, menu: np.ndarray, past: Past = ()) -> list[str]:
         """The answer to each of B instructions. past: for each the answers given so far with what they scored."""
+        bind_states(self.lm, asked.states)
         prompts = write_prompts(self.lm, asked)
         for prompt, turns in zip(prompts, past):
             said = write_answers(self.lm, [text for text, _ in turns])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from instructrec_rl.core import InputError
-from instructrec_rl.encoders.states import Asked
+from instructrec_rl.encoders.states import Asked, States
 from instructrec_rl.policies.language.data_text import control_ids, encode_data
 from instructrec_rl.policies.language.generate import Ids
 from instructrec_rl.policies.language.models import LanguageModel
@@ -14,18 +14,27 @@ from instructrec_rl.policies.language.state_embedding import fill_tables
 from instructrec_rl.policies.language.tokenizer import SCORES
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 
+def bind_states(lm: LanguageModel, states: Callable[[str], States], *others: nn.Module | None) -> None:
+    """Let the soft tokens of the model, and of `others`, stand for states: prompts of these texts are read by them.
+
+    states: gives them at the model's granularity; not called where the model reads the text alone.
+    """
+    if lm.input != "text":
+        fill_tables(states(lm.state).vectors, lm.model, *others)
+
+
 def write_prompts(lm: LanguageModel, asked: Asked) -> list[Ids]:
-    """The prompt of each instruction, as token ids. Makes the model's soft tokens stand for these instructions.
+    """The prompt of each instruction, as token ids; the model reads it once it is bound to these states.
 
     Raises InputError for a prompt that leaves no room for an answer in the model's context.
     """
     soft: list[Ids] = [[] for _ in range(len(asked))]
     if lm.input != "text":
         states = asked.states(lm.state)
-        fill_tables(states.vectors, lm.model)
         size = lm.vocabulary
         soft = [[size + int(k) for k in row if k >= 0] for row in states.index]
     prompts = [[*before, *states, *after] for states, (before, after) in zip(soft, _write_texts(lm, asked.texts))]
