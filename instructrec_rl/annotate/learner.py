@@ -13,7 +13,7 @@ from instructrec_rl.annotate.pool import Pool
 from instructrec_rl.core import InputError, Item
 from instructrec_rl.encoders.bert import Encoder
 from instructrec_rl.feedback.learned.judgements import collect
-from instructrec_rl.feedback.learned.model import LearnedReward, learn
+from instructrec_rl.feedback.learned.model import learn
 from instructrec_rl.feedback.schema import Record
 
 FIRST = 30  # answers before the first fit; until then questions are chosen to cover the pool
@@ -67,21 +67,6 @@ class Learner:
             return
         shape = self.pool.candidates.shape
         asked = [text for text in self.pool.instructions for _ in range(shape[1])]
-        answers = [self.pool.responses[place] for place in self.pool.candidates.ravel()]
+        answers = [self.pool.responses[i] for i in self.pool.candidates.ravel()]
         mean = learned.predict(asked, answers).score
-        self.belief = Belief(mean.reshape(shape), _gain(learned, asked, answers).reshape(shape))
-
-
-def _gain(learned: LearnedReward, asked: list[str], answers: list[str]) -> np.ndarray:
-    """(B,) in [0, 1], the largest 1: by how much a rating of each pair lowers the mean variance over all the pairs.
-
-    With features x, the posterior covariance S of the coefficients and noise v, a rating of x lowers the variance of z
-    by (z'S x)^2 / (v + x'S x); its mean over z is x'S A S x / (v + x'S x), A the mean of z z' (Cohn, Ghahramani and
-    Jordan 1996, Active learning with statistical models).
-    """
-    ridge = learned.ridge
-    x, _ = learned.features(asked, answers)
-    x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1) * ridge.scales
-    pulled = x @ ridge.covariance
-    gain = ((pulled @ (x.T @ x / len(x))) * pulled).sum(1) / (ridge.noise + (pulled * x).sum(1))
-    return gain / max(float(gain.max()), 1e-12)
+        self.belief = Belief(mean.reshape(shape), learned.gain(asked, answers).reshape(shape))

@@ -455,7 +455,6 @@ def test_the_learned_reward_is_fitted_beside(session: Session) -> None:
 
 
 def test_the_gain_is_the_fall_of_the_mean_variance(session: Session) -> None:
-    from instructrec_rl.annotate.learner import _gain
     from instructrec_rl.encoders.bert import load_encoder
     from instructrec_rl.feedback.learned.judgements import collect
     from instructrec_rl.feedback.learned.model import learn
@@ -469,14 +468,14 @@ def test_the_gain_is_the_fall_of_the_mean_variance(session: Session) -> None:
     learned = learn(collect(records), load_encoder(), interaction="never")
     asked, answers = [list(texts) for texts in zip(*pairs)]
     x, _ = learned.features(asked, answers)
-    x = (np.concatenate([x, np.ones((len(x), 1))], axis=1) * learned.ridge.scales).astype(np.float64)
+    x = (x * learned.ridge.scales).astype(np.float64)
     covariance, noise = learned.ridge.covariance, learned.ridge.noise
     before = np.einsum("bf,fg,bg->b", x, covariance, x).mean()
     fall = []
     for row in x:  # the posterior after one more rating, by inverting the precision
         after = np.linalg.inv(np.linalg.inv(covariance) + np.outer(row, row) / noise)
         fall.append(before - np.einsum("bf,fg,bg->b", x, after, x).mean())
-    np.testing.assert_allclose(_gain(learned, asked, answers), np.array(fall) / max(fall), rtol=1e-3)
+    np.testing.assert_allclose(learned.gain(asked, answers), np.array(fall) / max(fall), rtol=1e-3)
 
 
 def test_questions_come_also_where_nothing_can_be_learned(session: Session, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,6 +30,7 @@ ROOMS: list[list[str]] = [
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # what may import TRL, which is a heavy package with private hooks that we rely on
 TRL_BASED = {
+    "algorithms/language/answer_scorer.py",
     "algorithms/language/stages.py",
     "algorithms/language/trainer.py",
     "algorithms/language/trl_arguments.py",

@@ -67,12 +67,17 @@ class LearnedReward:
     def predict(self, instructions: Sequence[str], responses: Sequence[str]) -> Prediction:
         """Scores of B answers. Raises InputError for an instruction that the encoder cannot read."""
         x, outside = self.features(instructions, responses)
-        x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
         z = x @ self.ridge.coefficients
         if self.network is not None:
             z = z + self.network.predict(instructions, responses)
         deviation = np.sqrt(self.ridge.variance(x, outside).clip(0))
         return Prediction(z, self.standardised.to_share(z), deviation, self.novelty(responses))
+
+    def gain(self, instructions: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """(B,) in [0, 1], the largest 1: how much a rating of each pair lowers the mean variance over all B pairs."""
+        x, _ = self.features(instructions, responses)
+        gain = self.ridge.gain(x)
+        return gain / max(float(gain.max(initial=0.0)), 1e-12)
 
 
 def learn(
@@ -89,13 +94,11 @@ def learn(
     standardised = standardise(judged)
     features = PairFeatures(encoder, judged.instructions, judged.responses)
     x, _ = features(judged.instructions, judged.responses)
-    x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
     rows = np.concatenate([x[judged.pair], x[judged.better] - x[judged.worse]])
     targets = np.concatenate([standardised.z, judged.margin])
     base = judged.information * np.where(np.arange(len(rows)) < len(judged.pair), 1.0, COMPARISON_WEIGHT)
     judge = np.concatenate([judged.who, judged.judge])
-    blocks = {**features.blocks, "constant": slice(x.shape[1] - 1, x.shape[1])}
-    scales = ridge.scalings(blocks, x.shape[1], MIXES if features.several else ALONE)
+    scales = ridge.scalings(features.blocks, features.size, MIXES if features.several else ALONE)
     trust = np.ones(len(judged.annotators))
     for _ in range(ROUNDS):
         fitted = ridge.fit(rows, targets, base * np.maximum(trust[judge], 1e-3), scales)

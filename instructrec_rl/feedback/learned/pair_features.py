@@ -96,7 +96,7 @@ class PairFeatures:
     meaning: the response's sentence embedding; words: its TF-IDF; form: its length, the share of its words that differ,
     and, where instructions differ, how alike instruction and response are in meaning and in words; together: the
     elementwise product of both embeddings. The last two give what no sum of parts can: an order of the responses that
-    depends on the instruction.
+    depends on the instruction. constant: a column of ones, the last. blocks: the columns of each by name; size: F.
     """
 
     def __init__(self, encoder: Encoder, instructions: Sequence[str], responses: Sequence[str]):
@@ -115,7 +115,9 @@ class PairFeatures:
         self.form_mean, self.form_scale = form.mean(0), 1 / np.maximum(form.std(0), 1e-6) / form.shape[1] ** 0.5
         if self.several:
             self.bases["together"] = _Basis(self._together(asked, answered), DIRECTIONS["together"])
-        sizes = {name: basis.directions.shape[1] for name, basis in self.bases.items()} | {"form": form.shape[1]}
+        sizes = {name: basis.directions.shape[1] for name, basis in self.bases.items()}
+        sizes |= {"form": form.shape[1], "constant": 1}
+        self.size = sum(sizes.values())
         ends = np.cumsum(list(sizes.values()))
         self.blocks = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
 
@@ -133,6 +135,7 @@ class PairFeatures:
             parts.append(inside)
             outside += rest
         parts.append((self._form(asked, answered) - self.form_mean) * self.form_scale)
+        parts.append(np.ones((len(answered), 1)))
         return np.concatenate(parts, axis=1).astype(np.float32), outside
 
     def _together(self, asked: np.ndarray, answered: np.ndarray) -> np.ndarray:

@@ -29,6 +29,17 @@ class Ridge:
         scaled = features * self.scales
         return np.einsum("bf,fg,bg->b", scaled, self.covariance, scaled) + self.noise / self.penalty * outside
 
+    def gain(self, features: np.ndarray) -> np.ndarray:
+        """(B,) by how much one more target at each of the rows (B, F) lowers the mean variance over all of them.
+
+        With the posterior covariance S of the coefficients and noise v, a target at x lowers the variance at z by
+        (z'S x)^2 / (v + x'S x); its mean over z is x'S A S x / (v + x'S x), A the mean of z z' (Cohn, Ghahramani and
+        Jordan 1996, Active learning with statistical models).
+        """
+        x = features * self.scales
+        pulled = x @ self.covariance
+        return ((pulled @ (x.T @ x / len(x))) * pulled).sum(1) / (self.noise + (pulled * x).sum(1))
+
 
 def fit(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, scalings: Sequence[np.ndarray]) -> Ridge:
     """Fit targets (n,) on features (n, F) with weights (n,), n >= 1.
