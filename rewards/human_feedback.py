@@ -14,7 +14,7 @@ from instructrec_rl.core import Batch, InputError
 from instructrec_rl.core.files import find_envs
 from instructrec_rl.core.inert import printable
 from instructrec_rl.core.options import option
-from instructrec_rl.encoders.bert import load_encoder
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.feedback.learned.annotators import aggregate, standardise
 from instructrec_rl.feedback.learned.cross_validation import against_length, worse_than_length

@@ -12,7 +12,8 @@ import regex
 
 from instructrec_rl.core import Batch, InputError
 from instructrec_rl.core.options import option
-from instructrec_rl.encoders.bert import load_encoder, refused
+from instructrec_rl.encoders.bert import refused
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.rewards import RewardContext
 from instructrec_rl.rewards.pairs import Pairs, distinct_pairs
 

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.common.tables import markdown_table, write_between_markers
-from instructrec_rl.encoders.bert import load_encoder
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.feedback import imports
 from instructrec_rl.feedback.learned.cross_validation import cross_validate
 from instructrec_rl.feedback.learned.judgements import collect

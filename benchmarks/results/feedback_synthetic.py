@@ -17,7 +17,8 @@ from scipy.stats import spearmanr
 
 from benchmarks.common.tables import markdown_table, write_between_markers
 from benchmarks.common.whole_runs import interval
-from instructrec_rl.encoders.bert import Encoder, load_encoder
+from instructrec_rl.encoders.bert import Encoder
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.feedback.learned.judgements import collect
 from instructrec_rl.feedback.learned.model import LearnedReward, learn
 from instructrec_rl.feedback.schema import make_record

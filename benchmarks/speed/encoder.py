@@ -23,8 +23,9 @@ import numpy as np
 
 from benchmarks.common.tables import about, markdown_table, show, write_between_markers
 from instructrec_rl.core.files import write_json_atomic
-from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
-from instructrec_rl.encoders.model_files import pick_hardware
+from instructrec_rl.core.hardware import pick_hardware
+from instructrec_rl.encoders.bert import EncoderConfig
+from instructrec_rl.encoders.loading import load_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 CLINC = ROOT.parent / "shared" / "data" / "clinc150" / "data_small.json"

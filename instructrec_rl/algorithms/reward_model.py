@@ -21,9 +21,9 @@ from pydantic import Field
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_text_atomic
 from instructrec_rl.core.forms import Form, Size, read_form
+from instructrec_rl.core.hardware import pick_device
 from instructrec_rl.core.pretrained import load_text_tokenizer, load_whole
 from instructrec_rl.encoders.model_files import from_hub, model_folder
-from instructrec_rl.encoders.set_network import pick_device
 from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.feedback.exports import export_rows
 from instructrec_rl.feedback.learned.cross_validation import calibration_error, mean_with_interval

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
 from instructrec_rl.core.forms import read_form
+from instructrec_rl.core.hardware import pick_device
 from instructrec_rl.encoders.item_features import item_features
-from instructrec_rl.encoders.set_network import NetworkForm, SetNetwork, StateReader, pick_device, read_network
+from instructrec_rl.encoders.set_network import NetworkForm, SetNetwork, StateReader, read_network
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder

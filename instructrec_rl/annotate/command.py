@@ -166,7 +166,7 @@ def make_session(config: AnnotateConfig, overrides: list[str]) -> Session:
     from instructrec_rl.annotate.selection import Selector
     from instructrec_rl.annotate.session import Session
     from instructrec_rl.config.compose import compose
-    from instructrec_rl.encoders.bert import load_encoder
+    from instructrec_rl.encoders.loading import load_encoder
     from instructrec_rl.env.environment import make_environment
     from instructrec_rl.env.spec import load_spec
     from instructrec_rl.feedback.store import Store

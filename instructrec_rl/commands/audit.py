@@ -300,7 +300,7 @@ def _environment(overrides: list[str]) -> tuple[Environment, int]:
     """The environment with its reward, as a run with these overrides would have it, and the seed."""
     from instructrec_rl.config.compose import compose
     from instructrec_rl.config.schema import reward_options
-    from instructrec_rl.encoders.bert import load_encoder
+    from instructrec_rl.encoders.loading import load_encoder
     from instructrec_rl.env.spec import load_spec
 
     config: Any = compose(overrides)

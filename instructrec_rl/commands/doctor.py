@@ -55,7 +55,7 @@ def _torch() -> Iterator[tuple[str, str]]:
 def _language_models() -> Iterator[tuple[str, str]]:
     import importlib.util
 
-    from instructrec_rl.encoders.set_network import pick_device
+    from instructrec_rl.core.hardware import pick_device
 
     device, bfloat16 = pick_device()
     world = os.environ.get("WORLD_SIZE", "1")
@@ -69,9 +69,9 @@ def _language_models() -> Iterator[tuple[str, str]]:
 
 
 def _encoder() -> Iterator[tuple[str, str]]:
-    from instructrec_rl.encoders.bert import load_encoder
+    from instructrec_rl.core.hardware import pick_hardware
     from instructrec_rl.encoders.cache import cache_folder
-    from instructrec_rl.encoders.model_files import pick_hardware
+    from instructrec_rl.encoders.loading import load_encoder
 
     try:
         loaded = load_encoder()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from instructrec_rl.core import InputError, nearest
+from instructrec_rl.core import InputError
 from instructrec_rl.core.terminal import counted
 from instructrec_rl.encoders import model_files as encoder_model
 from instructrec_rl.encoders import onnx_engine
 from instructrec_rl.encoders.cache import SHARD_TEXTS, Arrays, EmbeddingCache, cache_folder, text_keys
 
 PAD_TO = 8
-MOST_TOKENS = 1 << 20
 # A CPU's matrix product adds in another order where it has few rows: measured, under 16 with MKL in fp32 and under 384
 # with oneDNN on AMX in bf16. A smaller batch is filled up with copies of its own texts, so that no vector feels it.
 FEWEST_TOKENS = {"fp32": 16, "bf16": 384}
@@ -251,41 +249,6 @@ class Encoder:
             )
 
 
-def load_encoder(config: EncoderConfig | None = None, fetch: bool = True) -> Encoder:
-    """Check the model's files and settings and return an Encoder; the model itself is loaded at the first new text.
-
-    fetch: whether the hub may be asked for a model that is not on this machine.
-    Raises InputError for a wrong option, and for what `encoder_model.model_folder` refuses.
-    """
-    config = config or EncoderConfig()
-    _check_choice("name", config.name, ("minilm", "hf"))
-    _check_choice("pooling", config.pooling, ("auto", "mean", "cls", "max"))
-    _check_choice("dtype", config.dtype, ("auto", "bf16", "fp32"))
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        raise InputError(f'encoder.device is "{config.device}", expected auto, cpu, cuda or cuda:N')
-    if not 3 <= config.max_tokens <= MOST_TOKENS or config.batch_size < 0 or not 0 <= config.max_unknown <= 1:
-        raise InputError(
-            "encoder: expected max_tokens >= 3 (and at most 1,048,576), batch_size >= 0 and max_unknown in [0, 1]"
-        )
-    folder = encoder_model.model_folder(config.name, config.model, fetch)
-    pooling = encoder_model.trained_pooling(folder) if config.pooling == "auto" else config.pooling
-    dtype, device = encoder_model.pick_hardware(config.dtype, config.device)
-    return Encoder(config, folder, dtype, device, pooling, _pick_engine(config.engine, folder, dtype, device))
-
-
-def _pick_engine(engine: str, folder: Path, dtype: str, device: str) -> str:
-    """The engine that `auto` stands for here. Raises InputError where onnx is asked for and cannot be used."""
-    _check_choice("engine", engine, ("auto", "torch", "onnx"))
-    fits = dtype == "fp32" and device == "cpu"
-    if engine == "onnx" and not fits:
-        raise InputError(f"encoder.engine=onnx: computes in fp32 on a CPU, not in {dtype} on {device}")
-    if engine == "onnx" and not onnx_engine.is_installed():
-        raise InputError("encoder.engine=onnx: needs the extra: pip install 'instructrec-rl[onnx]'")
-    if engine == "auto" and fits and encoder_model.weight_bytes(folder) >= onnx_engine.WORTHWHILE:
-        return "onnx" if onnx_engine.is_installed() else "torch"
-    return "torch" if engine == "auto" else engine
-
-
 def refused(encode: Callable[..., Any], texts: Sequence[str]) -> dict[str, str]:
     """The texts that the encoder refuses, with its reasons: found by halving, as they are few."""
     if not texts:
@@ -298,11 +261,6 @@ def refused(encode: Callable[..., Any], texts: Sequence[str]) -> dict[str, str]:
         half = len(texts) // 2
         return refused(encode, texts[:half]) | refused(encode, texts[half:])
     return {}
-
-
-def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f'encoder.{key} is "{value}".{nearest(value, known)}')
 
 
 def _pool(hidden: Any, real: Any, pooling: str) -> Any:

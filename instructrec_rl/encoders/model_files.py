@@ -12,7 +12,6 @@ from typing import Any
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import read_bytes, read_json, sha256_file
 from instructrec_rl.core.pretrained import load_whole
-from instructrec_rl.core.pretrained import quiet as quiet
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLING_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
@@ -111,25 +110,6 @@ def trained_pooling(folder: Path) -> str:
     if mode not in POOLING_MODES.values():
         raise InputError(f"pooling {on or mode} is not known here: set encoder.pooling to mean, cls or max", path)
     return str(mode)
-
-
-def pick_hardware(dtype: str = "auto", device: str = "auto") -> tuple[str, str]:
-    """The dtype (bf16 or fp32) and device that `auto` stands for here. Raises InputError where there is no such GPU."""
-    if dtype != "auto" and device == "cpu":
-        return dtype, device  # nothing to ask torch, whose import takes a second
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and not torch.cuda.is_available():
-        raise InputError(f'encoder.device is "{device}" but torch sees no GPU here')
-    if dtype == "auto":
-        if device == "cpu":
-            fast = torch.cpu._is_amx_tile_supported()  # AVX512-BF16 alone was measured at .5 to .8 of fp32
-        else:
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        dtype = "bf16" if fast else "fp32"
-    return dtype, device
 
 
 def fingerprint(folder: Path, *settings: object) -> str:

@@ -136,21 +136,3 @@ class StateReader:
 
     def _on_device(self, positions: np.ndarray) -> Tensor:
         return torch.from_numpy(positions).to(self.device)
-
-
-def pick_device(name: str = "auto") -> tuple[torch.device, bool]:
-    """The device to learn on (a GPU where there is one), and whether it multiplies bfloat16 in hardware.
-
-    name: auto, cpu, mps, cuda or cuda:N. Raises InputError for another one, and for one that is not there.
-    """
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    except RuntimeError as error:
-        raise InputError(f"algo.device={name}: expected auto, cpu, mps, cuda or cuda:N") from error
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= there.get(device.type, 0):
-        raise InputError(f"algo.device={name}: torch finds no such device here; auto takes the best there is")
-    if device.type == "cuda":
-        return device, torch.cuda.is_bf16_supported()
-    # on a CPU AMX alone pays: AVX512-BF16 without it was measured at .5 to .8 of fp32 (benchmarks.speed.learning)
-    return device, device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())

@@ -273,7 +273,8 @@ def make_environment(
 ) -> Environment:
     """Join a spec with an encoder (a name, or one already loaded) and a reward."""
     if isinstance(encoder, str):
-        from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
+        from instructrec_rl.encoders.bert import EncoderConfig
+        from instructrec_rl.encoders.loading import load_encoder
 
         encoder = load_encoder(EncoderConfig(name=encoder))
     return Environment(spec, encoder, reward or default_reward(spec), reward_options or {})

@@ -137,7 +137,7 @@ def _stats(argv: list[str]) -> int:
 
 def _learned(records: Sequence[Any], name: str, env: Any) -> tuple[dict[str, float], list[str]]:
     """What the learned reward says of each annotator, and how well it does on held-out instructions."""
-    from instructrec_rl.encoders.bert import load_encoder
+    from instructrec_rl.encoders.loading import load_encoder
     from instructrec_rl.feedback.learned.cross_validation import FOLDS, cross_validate
     from instructrec_rl.feedback.learned.judgements import collect
     from instructrec_rl.feedback.learned.model import MIN_JUDGEMENTS, learn

@@ -17,7 +17,8 @@ from instructrec_rl.core.files import find_algorithms, read_bytes, read_jsonl, w
 from instructrec_rl.core.forms import MOST_BYTES, Form, Size, as_form
 from instructrec_rl.core.json_reader import parse_object
 from instructrec_rl.core.options import in_words
-from instructrec_rl.encoders.bert import Encoder, EncoderConfig, load_encoder
+from instructrec_rl.encoders.bert import Encoder, EncoderConfig
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.encoders.states import Asked, row_blocks
 from instructrec_rl.policies.contracts import Policy, Writer
 from instructrec_rl.policies.files import POLICY, check_files, checksums, seal

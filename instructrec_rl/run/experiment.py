@@ -18,7 +18,7 @@ from instructrec_rl.config.schema import LANGUAGE_ALGORITHMS
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.core.inert import printable
-from instructrec_rl.encoders.bert import load_encoder
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
 from instructrec_rl.policies.saved import save_policy

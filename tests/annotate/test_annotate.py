@@ -455,7 +455,7 @@ def test_the_learned_reward_is_fitted_beside(session: Session) -> None:
 
 
 def test_the_gain_is_the_fall_of_the_mean_variance(session: Session) -> None:
-    from instructrec_rl.encoders.bert import load_encoder
+    from instructrec_rl.encoders.loading import load_encoder
     from instructrec_rl.feedback.learned.judgements import collect
     from instructrec_rl.feedback.learned.model import learn
 

@@ -14,8 +14,9 @@ import pytest
 
 from instructrec_rl.core import InputError
 from instructrec_rl.encoders import model_files as encoder_model
-from instructrec_rl.encoders.bert import Encoder, EncoderConfig, load_encoder
+from instructrec_rl.encoders.bert import Encoder, EncoderConfig
 from instructrec_rl.encoders.cache import MANY_SMALL, SHARD_TEXTS, EmbeddingCache, cache_folder, text_keys
+from instructrec_rl.encoders.loading import load_encoder
 
 TEXTS = [
     "a mild vegetarian pizza under $12, no mushrooms",
@@ -112,7 +113,8 @@ def test_cached_run_does_not_import_the_model_code(tmp_path: Path) -> None:
     make(tmp_path).encode(TEXTS[:2])
     code = f"""if True:
         import sys
-        from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
+        from instructrec_rl.encoders.bert import EncoderConfig
+        from instructrec_rl.encoders.loading import load_encoder
         encoder = load_encoder(EncoderConfig(cache={str(tmp_path)!r}))
         encoder.encode({TEXTS[:2]!r})
         print(encoder.num_encoded, "transformers" in sys.modules)"""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from instructrec_rl.core import InputError
-from instructrec_rl.encoders.set_network import pick_device
+from instructrec_rl.core.hardware import pick_device
 
 
 def test_the_device_named_is_the_one_picked() -> None:

@@ -22,7 +22,8 @@ from instructrec_rl.algorithms import dqn
 from instructrec_rl.core import InputError, Item
 from instructrec_rl.core import terminal as progress
 from instructrec_rl.encoders import states
-from instructrec_rl.encoders.bert import EncoderConfig, load_encoder
+from instructrec_rl.encoders.bert import EncoderConfig
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.env import examples, spec
 from instructrec_rl.env.examples import ExampleList, ExampleTable
 from instructrec_rl.run.evaluate import Answers, Scorer, chance, watched

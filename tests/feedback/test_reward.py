@@ -15,7 +15,8 @@ import pytest
 from instructrec_rl import load_env, load_reward
 from instructrec_rl.algorithms.loop.recorder import Recorder
 from instructrec_rl.core import InputError
-from instructrec_rl.encoders.bert import Encoder, load_encoder
+from instructrec_rl.encoders.bert import Encoder
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.feedback.learned.annotators import aggregate, standardise
 from instructrec_rl.feedback.learned.judgements import collect

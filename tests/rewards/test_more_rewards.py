@@ -16,7 +16,8 @@ import pytest
 
 from instructrec_rl import load_reward
 from instructrec_rl.core import Batch, InputError
-from instructrec_rl.encoders.bert import EncoderConfig, TokenStates, load_encoder
+from instructrec_rl.encoders.bert import EncoderConfig, TokenStates
+from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.rewards import RewardError
 from instructrec_rl.rewards.json_schema import check_schema, fits
 from tests.conftest import SHARED

@@ -21,10 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 from instructrec_rl.algorithms.language.critic import attach, detach
 from instructrec_rl.algorithms.language.trainer import STATE, PolicyTrainer
-from instructrec_rl.algorithms.language.trl_arguments import num_processes
 from instructrec_rl.algorithms.language.warm_start import Plan
 from instructrec_rl.core import InputError
-from instructrec_rl.encoders.set_network import pick_device
+from instructrec_rl.core.hardware import num_processes, pick_device
 from instructrec_rl.policies.language.models import LanguageModel, load_language_model, restore_forward
 from instructrec_rl.policies.language.policy import LanguagePolicy
 from instructrec_rl.policies.language.prompts import bind_states, write_prompts, write_turn

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trl import GRPOConfig
 
+from instructrec_rl.core.hardware import num_processes
+
 if TYPE_CHECKING:
     from instructrec_rl.config.schema import PPOConfig
     from instructrec_rl.policies.language.models import LanguageModel
-
-
-def num_processes() -> int:
-    """How many processes train this run together, as torchrun and accelerate say."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def arguments(config: PPOConfig, folder: Path, seed: int, iterations: int, lm: LanguageModel) -> GRPOConfig:

@@ -13,7 +13,7 @@ import torch
 
 from instructrec_rl.algorithms.language import stages
 from instructrec_rl.algorithms.language.stage_files import alone, key_of_stage, load_stage, save_stage
-from instructrec_rl.algorithms.language.trl_arguments import num_processes
+from instructrec_rl.core.hardware import num_processes
 from instructrec_rl.policies.language.models import LanguageModel, own_copy
 
 if TYPE_CHECKING:

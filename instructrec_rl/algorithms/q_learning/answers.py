@@ -23,8 +23,8 @@ from torch import Tensor
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
 from instructrec_rl.algorithms.q_learning import BY_ANSWERS
 from instructrec_rl.algorithms.q_learning.set_gradients import FlatSetNetwork, MemberReader
+from instructrec_rl.core.hardware import pick_device
 from instructrec_rl.encoders.item_features import item_features
-from instructrec_rl.encoders.set_network import pick_device
 
 if TYPE_CHECKING:
     from instructrec_rl.algorithms.loop.recorder import Recorder

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
 from instructrec_rl.algorithms.q_learning import BY_TRANSITIONS
+from instructrec_rl.core.hardware import pick_device
 from instructrec_rl.encoders.item_features import item_features
-from instructrec_rl.encoders.set_network import SetNetwork, StateReader, pick_device
+from instructrec_rl.encoders.set_network import SetNetwork, StateReader
 from instructrec_rl.env.environment import Environment, Step, Turn
 
 if TYPE_CHECKING:

@@ -163,7 +163,8 @@ def _train(data: _Data, rows: np.ndarray, seed: int) -> SetNetwork:
     """A network trained on some rows, the learning rate falling linearly to zero."""
     import torch
 
-    from instructrec_rl.encoders.set_network import SetNetwork, pick_device
+    from instructrec_rl.core.hardware import pick_device
+    from instructrec_rl.encoders.set_network import SetNetwork
 
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers stay as they are
