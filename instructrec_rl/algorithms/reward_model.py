@@ -185,6 +185,7 @@ def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConf
     from transformers import PrinterCallback, TrainerCallback
     from trl import RewardConfig, RewardTrainer
 
+    # follow the training
     disable_progress_bar()
 
     class Follow(TrainerCallback):
@@ -199,10 +200,12 @@ def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConf
             if kept:
                 recorder.log(round(config.interactions * state.global_step / max(1, state.max_steps)), **kept)
 
+    # lay out the pairs
     rows = {
         name: [encode(policy.tokenizer, pair[0], pair[side], policy.max_tokens) for pair in pairs]
         for name, side in (("chosen_ids", 1), ("rejected_ids", 2))
     }
+    # train
     arguments = RewardConfig(
         output_dir=str(recorder.checkpoints),
         num_train_epochs=config.epochs,
@@ -230,6 +233,7 @@ def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConf
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    # stop where asked
     if recorder.stopping:
         raise KeyboardInterrupt
 

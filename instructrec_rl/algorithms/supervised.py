@@ -76,6 +76,7 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
 
     The same seed gives the same policy. It writes no checkpoint: a run that is resumed learns again from the start.
     """
+    # make the network
     recorder.load_checkpoint()  # there is none; what a stopped run logged is dropped
     torch.manual_seed(recorder.seed)
     device = pick_device(config.device)[0]
@@ -88,9 +89,11 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
     }
     network = SetNetwork(**shape).to(device)
     policy = SupervisedPolicy(network, features, env.spec.state, shape)
+    # read the training split
     rows, goals = env.spec.rows("train"), _goals(env).to(device)
     offered = features[torch.from_numpy(env.spec.menu("train")).to(device)]
     read = StateReader(env.states(), device)
+    # set up the updates
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     batches = -(-len(rows) // config.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.epochs * batches)
@@ -100,6 +103,7 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
         network.train()
         total = 0.0
         order = np.random.default_rng((recorder.seed, epoch)).permutation(len(rows))
+        # pass over the split in a random order
         for start in range(0, len(rows), config.batch_size):
             chosen = order[start : start + config.batch_size]
             logits = network(read(rows[chosen])) @ offered.T
@@ -109,6 +113,7 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
             optimizer.step()
             schedule.step()
             total += loss.item() * len(chosen)
+        # evaluate and log
         scores = recorder.validate(policy)
         if scores[metric] > best:
             best, kept = scores[metric], {name: value.clone() for name, value in network.state_dict().items()}

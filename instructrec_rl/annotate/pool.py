@@ -47,6 +47,7 @@ def make_pool(
     """Draw `size` instructions of a split and give each its candidates: the policies' answers, its nearest items, and
     items at random. The draw and the random items follow from the seed. Raises InputError where all are too long.
     """
+    # draw the instructions
     rng = np.random.default_rng(seed)
     rows = env.spec.rows(split)
     drawn = list(dict.fromkeys(env.instructions[rng.permutation(rows)]))[:size]
@@ -57,17 +58,20 @@ def make_pool(
     if not instructions or not items:
         what = "response" if instructions else "instruction"
         raise InputError(f"{env.spec.name}: every {what} is longer than the {MAX_TEXT_BYTES:,} bytes that can be saved")
+    # let the policies answer
     given = [policy.act(instructions) for policy in policies]
     if run is not None:
         given.append(_samples(run, instructions))
     answers, too_long = _answers(given, len(instructions))
     left_out = len(drawn) - len(instructions) + len(every) - len(items) + too_long
-    responses = list(dict.fromkeys([*items, *(text for each in answers for text in each)]))
-    place = {text: i for i, text in enumerate(responses)}
-    own = [[place[text] for text in dict.fromkeys(each)] for each in answers]
+    # number all responses
+    responses = list(dict.fromkeys([*items, *(text for texts in answers for text in texts)]))
+    position = {text: i for i, text in enumerate(responses)}
+    answered = [[position[text] for text in dict.fromkeys(texts)] for texts in answers]
+    # choose each instruction's candidates
     vectors = env.encoder.encode(instructions), env.encoder.encode(responses)
-    offered = np.array([place[text] for text in dict.fromkeys(items)])
-    candidates, from_policy = _candidates(*vectors, offered, own, num_candidates, rng)
+    offered = np.array([position[text] for text in dict.fromkeys(items)])
+    candidates, from_policy = _candidates(*vectors, offered, answered, num_candidates, rng)
     return Pool(instructions, responses, *vectors, candidates, from_policy, left_out)
 
 

@@ -96,6 +96,7 @@ def make_app(
     connections: Connections | None = None,
 ) -> FastAPI:
     """The application, behind its guard. token: for everybody, "" for none; or the keys of several people."""
+    # build the application behind its guard
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     keys = Keys(token) if isinstance(token, str) else token
     app.add_middleware(Guard, keys=keys, loopback=loopback, bucket=bucket, connections=connections)
@@ -103,6 +104,7 @@ def make_app(
     _add_files(app)
     _add_answers(app, session)
 
+    # what the page asks
     @app.post("/api/about")
     def about(request: Request) -> dict[str, Any]:
         person = request.scope["person"]
@@ -126,8 +128,8 @@ def make_app(
 
     @app.post("/api/items")
     def items(wanted: Words) -> dict[str, Any]:
-        found, total = session.find_items(wanted.words, wanted.besides)
-        return {"items": [_item(item) | {"text": item.text} for item in found], "total": total}
+        matches, total = session.find_items(wanted.words, wanted.besides)
+        return {"items": [_item(item) | {"text": item.text} for item in matches], "total": total}
 
     return app
 

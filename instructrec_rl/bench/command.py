@@ -70,27 +70,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(HELP.format(benches=_benches()), end="")
         return DONE
+    # read the options and the bench
     options, further = _read_options(arguments)
     bench = read_bench(options.experiment, options.size)
     if options.only:
         _keep_only(bench, options.only)
     from instructrec_rl.bench.plan import plan  # reads configurations, and so imports Hydra
 
+    # plan the runs
     out = Path(options.out or f"runs/{bench.name}-{bench.size}").resolve()
     runs = plan(bench, out, further)
+    # see what is done already
     with only_one(out) as lock:
         looked = [look(run, out, options.resume) for run in runs]
         states = [state for state, _ in looked]
         for words in filter(None, (words for _, words in looked)):
             print(words, file=sys.stderr)
         launcher: Launcher = Local(lock.fileno()) if options.launcher == "local" else Ray(options.workers)
-        about = _about(bench, options, arguments, further)
+        header = _about(bench, options, arguments, further)
         started = time.monotonic()
 
         def keep() -> None:
             spent = {"wall_s": round(time.monotonic() - started, 3)}
-            write_bench(out / "bench.json", {**about, **spent}, states)
+            write_bench(out / "bench.json", {**header, **spent}, states)
 
+        # carry out the rest
         reused = sum(state.reused for state in states)
         print(f"{bench.name}, size {bench.size}: {len(runs)} runs, {reused} of them done before, "
               f"{options.workers} at once, in {out}", file=sys.stderr, flush=True)  # fmt: skip
@@ -115,9 +119,11 @@ def carry_out(
     codes: set[int] = set()
     try:
         while waiting or going:
+            # start as many as may go at once
             while waiting and len(going) < workers:
                 state = waiting.popleft()
                 going.append((state, _start(state, launcher)))
+            # see which have ended
             for pair in list(going):
                 ended = launcher.ended(pair[1])
                 if ended is None:
@@ -130,6 +136,7 @@ def carry_out(
                     screen.say(f"{pair[0].run.name}: failed (exit code {ended[0]}), is tried again; {pair[0].log}")
                     waiting.appendleft(pair[0])
                 keep()
+            # show it, and wait
             screen.draw(time.monotonic())
             time.sleep(LOOK_EVERY_S)
     except KeyboardInterrupt:

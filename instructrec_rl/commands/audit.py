@@ -117,15 +117,18 @@ def audit(
     """
     from instructrec_rl.algorithms.oracle import OraclePolicy
 
+    # see what the oracle earns on a sample
     rng = np.random.default_rng(seed)
     train, menu = env.spec.rows("train"), env.spec.menu("train")
     rows = np.sort(rng.choice(train, size=min(num_rows, len(train)), replace=False))
     oracle = dict(
         zip(rows.tolist(), _score(env, rows, _texts(env, OraclePolicy(env.examples).act(env.asked(rows), menu))))
     )
+    # draw answers at random
     many = np.tile(rows, DRAWS)
     drawn = _texts(env, rng.choice(menu, size=len(many)))
     at_random = _score(env, many, drawn)
+    # see what degenerate answers earn
     probes = [
         *_text_probes(env, rows, menu, rng),
         Probe("the most popular item", rows, _popular(env, rows, menu), is_item=True),
@@ -135,6 +138,7 @@ def audit(
     mean = float(np.mean(list(oracle.values())))
     luck = float(at_random.mean())
     earned.append(Earned("a random item", luck, luck / mean if mean > 0 else None, f"mean of {DRAWS} draws", True))
+    # compare the reward with the task's metric
     metric = load_reward(env.spec.metrics[0], env=env)
     judged = metric.score_batch(env.batch(many, drawn))
     return Audit(env.spec.name, env.reward_name, metric.name, len(rows), len(many), threshold, mean, earned,

@@ -18,6 +18,7 @@ SAMPLE = 16  # instructions that a reward is tried on
 
 def main(argv: list[str]) -> int:
     """Print a line for each thing checked; what is broken goes to stderr, and the exit code is 2."""
+    # read the command line
     parser = Parser(prog="instructrec-rl check", description="Validate environments and rewards (default: all found).")
     parser.add_argument("kind", nargs="?", help="env or reward")
     parser.add_argument("name", nargs="?", help="its name (default: all of the kind)")
@@ -33,12 +34,14 @@ def main(argv: list[str]) -> int:
         known = checks[arguments.kind][0]
         if arguments.name not in known:
             raise InputError(f'check: there is no {arguments.kind} "{arguments.name}".{nearest(arguments.name, known)}')
+    # choose what is checked
     wanted = [
         (f"{kind} {name}", check, name)
-        for kind, (found, check) in checks.items()
-        for name in found
+        for kind, (files, check) in checks.items()
+        for name in files
         if arguments.kind in (None, kind) and arguments.name in (None, name)
     ]
+    # check it
     broken: dict[str, None] = {}
     for title, check, name in wanted:
         try:

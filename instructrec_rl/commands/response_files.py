@@ -41,23 +41,26 @@ def read_rows(predictions: Path, references: Path | None, field: str = "", refer
     right = read_lines(references) if references is not None else None
     number = 0
     for number, value in read_lines(predictions):
+        # read the response
         response, record = _value(value, (field,) if field else RESPONSE_FIELDS, predictions, number)
         if not isinstance(response, str):
             raise InputError(f"expected the response as text, found {_kind(response)}", predictions, number)
+        # read the references on the same line
         held: list[str] = []
         source = record
         if right is not None and references is not None:
-            found = next(right, None)
-            if found is None:
+            line = next(right, None)
+            if line is None:
                 raise InputError(f"ends before {predictions}, which has a line {number}", references, number)
             read, source = _value(
-                found[1], (reference_field,) if reference_field else REFERENCE_FIELDS, references, number
+                line[1], (reference_field,) if reference_field else REFERENCE_FIELDS, references, number
             )
             held = _texts(read, references, number)
             if "id" in record and "id" in source and not _same(record["id"], source["id"]):
                 ours, theirs = _written(record["id"]), _written(source["id"])
-                said = f"the id is {theirs:.60}, but {predictions} has {ours:.60} on this line"
-                raise InputError(said, references, number)
+                reason = f"the id is {theirs:.60}, but {predictions} has {ours:.60} on this line"
+                raise InputError(reason, references, number)
+        # read the instruction
         asked = record.get("instruction", source.get("instruction", ""))
         if not isinstance(asked, str):
             raise InputError(f"expected the instruction as text, found {_kind(asked)}", predictions, number)

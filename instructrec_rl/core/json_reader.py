@@ -28,6 +28,7 @@ def parse_json(data: bytes | str, path: str | Path | None = None, line: int | No
     is one line; without it an error names the line within the text. Raises InputError for whatever is not JSON as
     above.
     """
+    # read the bytes as text
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         raw = data if isinstance(data, bytes) else data.encode()

@@ -34,11 +34,13 @@ def build_config(
     key (as `reward.key`) for an unknown or missing option, a wrong type, a value outside the choices or the range
     that the field's metadata names, and whatever ValueError the dataclass raises itself.
     """
+    # see what options there are
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init} if cls is not None else {}
     try:
         hints = typing.get_type_hints(cls) if cls is not None else {}
     except NameError as error:
         raise InputError(f"reward={name}: Config has a type that cannot be found: {error}") from error
+    # take the values that are given
     values = {}
     for options, path in ((preset, preset_path), (given, None)):
         for key, value in options.items():
@@ -50,6 +52,7 @@ def build_config(
                 raise InputError(f"reward.{key}={value}: {reason}", path)
     if cls is None:
         return None
+    # see that none is missing
     for key, f in fields.items():
         if key not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise InputError(f"reward.{key}: reward={name} needs this option ({in_words(hints[key])})", preset_path)
@@ -65,6 +68,7 @@ def _typed(value: Any, hint: Any, key: str, path: Path | None) -> Any:
     wrong = InputError(f"{key}: expected {in_words(hint)}, got {value!r}", path)
     if hint is Any:
         return value
+    # one of several types, or of several values
     if origin in (Union, UnionType):
         for arm in args:
             try:
@@ -76,13 +80,15 @@ def _typed(value: Any, hint: Any, key: str, path: Path | None) -> Any:
         if value not in args:
             raise InputError(f"{key}: {value!r} is not one of its values.{nearest(str(value), map(str, args))}", path)
         return value
+    # a list or a dictionary, member by member
     kind = origin or hint
     if kind in (list, tuple) and isinstance(value, list | tuple):
         inner = args[0] if args else Any
-        return kind(_typed(one, inner, f"{key}[{place}]", path) for place, one in enumerate(value))
+        return kind(_typed(one, inner, f"{key}[{position}]", path) for position, one in enumerate(value))
     if kind is dict and isinstance(value, Mapping):
         inner = args[1] if args else Any
         return {str(k): _typed(held, inner, f"{key}.{k}", path) for k, held in value.items()}
+    # a single value
     if isinstance(value, bool) and kind in (int, float):
         raise wrong
     if kind is float and isinstance(value, int):

@@ -32,16 +32,16 @@ def counted(what: str, unit: str, total: int, show: bool | None = None) -> Itera
             yield lambda n: bar.update(number, advance=n, rate=(task.completed + n) / max(task.elapsed or 0, 1e-3))
     else:
         done, began = 0, time.monotonic()
-        said = began
+        last_line = began
 
         def line() -> str:
             return f"{what}: {done:,} of {total:,} {unit}, {done / max(time.monotonic() - began, 1e-3):,.0f} {unit}/s"
 
         def advance(n: int) -> None:
-            nonlocal done, said
+            nonlocal done, last_line
             done += n
-            if time.monotonic() - said >= SECONDS_A_LINE:
-                said = time.monotonic()
+            if time.monotonic() - last_line >= SECONDS_A_LINE:
+                last_line = time.monotonic()
                 print(line(), file=sys.stderr, flush=True)
 
         yield advance

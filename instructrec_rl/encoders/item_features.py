@@ -35,10 +35,12 @@ def item_features(
     embeddings (A, D); called for the text only. Raises InputError for `ids` over `MAX_INDICATED` items.
     """
     constant = np.ones((len(items), 1), dtype=np.float32)
+    # attributes, where there are any
     if kind in ("auto", "attributes"):
         columns = _attribute_columns(items)
         if columns:
             return np.concatenate([constant, np.stack(columns, axis=1)], axis=1), None
+    # an indicator of each item
     indicated = len(items) <= MAX_INDICATED
     if kind == "ids" and not indicated:
         raise InputError(
@@ -48,6 +50,7 @@ def item_features(
     identity = np.eye(len(items), dtype=np.float32) if indicated else np.empty((len(items), 0), dtype=np.float32)
     if kind == "ids":
         return np.concatenate([constant, identity], axis=1), None
+    # the texts' embeddings, and a start from them
     vectors = embed()
     spread = vectors - vectors.mean(0)  # texts of one catalog share most of their direction
     # as long as a row of attributes is: entries of unit variance made DQN's updates unstable

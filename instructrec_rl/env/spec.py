@@ -78,24 +78,27 @@ def load_spec(config: EnvConfig) -> Spec:
     Raises InputError (with the file and line) for a missing field, a broken line, a best item that is not in the
     catalog, an empty split, and every other fault of the data.
     """
+    # check the options
     for option in fields(config):
         value = getattr(config, option.name)
         if reason := out_of_range(value, option.metadata):
             raise InputError(f"env.{option.name}={value}: {reason}")
+    # find the environment
     folders = find_envs()
     if config.name not in folders:
         raise InputError(f'there is no environment "{config.name}".{nearest(config.name, folders)}')
     path = folders[config.name] / "env.yaml"
-    about = _read_env_yaml(path)
-    data = _read_data(config, about, path)
+    # read its data, and what splits and menus it has
+    header = _read_env_yaml(path)
+    data = _read_data(config, header, path)
     splits = _make_splits(data.examples, data.splits, data.files[-1])
     regular, menus = _make_menus(data, splits)
     spec = Spec(
         name=config.name,
-        version=about["version"],
-        format=about["format"],
-        action=_one_of(config.action or about["action"], ACTIONS, "env.action", path),
-        metrics=tuple(about["metrics"]),
+        version=header["version"],
+        format=header["format"],
+        action=_one_of(config.action or header["action"], ACTIONS, "env.action", path),
+        metrics=tuple(header["metrics"]),
         folder=path.parent,
         files=(path, *data.files),
         items=data.items,
@@ -103,11 +106,11 @@ def load_spec(config: EnvConfig) -> Spec:
         splits=splits,
         regular=regular,
         menus=menus,
-        algo=about.get("algo", ""),
-        reward=about.get("reward", ""),
-        state=_one_of(config.state or about.get("state", "sentence"), STATES, "env.state", path),
-        turns=about.get("turns", 1) if config.turns is None else config.turns,
-        turn_cost=about.get("turn_cost", 0.05) if config.turn_cost is None else config.turn_cost,
+        algo=header.get("algo", ""),
+        reward=header.get("reward", ""),
+        state=_one_of(config.state or header.get("state", "sentence"), STATES, "env.state", path),
+        turns=header.get("turns", 1) if config.turns is None else config.turns,
+        turn_cost=header.get("turn_cost", 0.05) if config.turn_cost is None else config.turn_cost,
         left_out=data.left_out,
     )
     _check_best_on_offer(spec, data.files[-1])

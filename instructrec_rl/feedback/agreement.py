@@ -23,17 +23,20 @@ def krippendorff_alpha(units: np.ndarray, values: np.ndarray, level: str = "inte
 
     if level not in LEVELS:
         raise ValueError(f"{level} is not one of {', '.join(LEVELS)}")
+    # keep the units that several annotators judged
     _, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
     paired = sizes[unit] > 1
     if not paired.any():
         return None
     _, unit = np.unique(unit[paired], return_inverse=True)
     kinds, value = np.unique(np.asarray(values)[paired], return_inverse=True)
+    # count which values stand together
     counts = csr_matrix((np.ones(len(unit)), (unit, value)))
     share = 1 / (np.asarray(counts.sum(1)).ravel() - 1)
     weighted = counts.multiply(share[:, None])
     coincidences = (counts.T @ weighted).toarray() - np.diag(np.asarray(weighted.sum(0)).ravel())
     totals = coincidences.sum(1)
+    # measure how far apart values are
     if level == "nominal":
         distance = 1.0 - np.eye(len(kinds))
     elif level == "interval":

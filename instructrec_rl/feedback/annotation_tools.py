@@ -176,18 +176,21 @@ def _number(value: Any, name: str) -> float:
 
 def _judged(fields: Fields, value: Any, name: str, questions: Questions, is_text: bool) -> list[Answer]:
     """What an answer says of a task's texts. is_text: it is one's own words, so no choice among given ones."""
+    # a thumb, a rating or a ranking by its type
     if isinstance(value, bool):
         return [_thumbed(fields, value, name)]
     if isinstance(value, int | float):
         return [_rated(fields, value, name)]
-    if isinstance(value, list) and value and all(isinstance(each, dict) and "rank" in each for each in value):
+    if isinstance(value, list) and value and all(isinstance(entry, dict) and "rank" in entry for entry in value):
         return _ranked(fields, value, name)
     if not isinstance(value, str):
         raise _cannot_tell(name, value)
     word = value.strip().lower().replace("-", "_").replace(" ", "_")
     is_number = NUMBER.fullmatch(value.strip()) is not None
+    # a correction
     if name in questions.corrections:
         return [_corrected(fields, value, name)]
+    # a preference between two responses
     side, pair = SIDES.get(word), _pair(fields)
     if pair is not None and not (is_text and _single(fields)):
         if is_number and not _single(fields):
@@ -196,6 +199,7 @@ def _judged(fields: Fields, value: Any, name: str, questions: Questions, is_text
             side = pair[1].index(word)
         if word in TIES or (side is not None and not (_single(fields) and len(word) == 1)):
             return [_preferred(fields, side, name, value, is_number)]
+    # words of one's own, or a rating or thumb in words
     if is_text:
         if not word or IS_REMARK.fullmatch(name) or is_number or word in UP | DOWN:
             raise _cannot_tell(name, value, f"; where it is the right response, say --correction {name}")

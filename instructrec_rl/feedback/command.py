@@ -101,6 +101,7 @@ def _check(argv: list[str]) -> int:
 
 
 def _stats(argv: list[str]) -> int:
+    # read the command line and the feedback
     parser = _parser("stats")
     parser.add_argument("--env", default="", help="an environment: its feedback alone, and coverage of its splits")
     parser.add_argument("--no-learned", action="store_true", help="leave out what needs the encoder")
@@ -114,10 +115,12 @@ def _stats(argv: list[str]) -> int:
         from instructrec_rl import load_env
 
         env = load_env(arguments.env)
+    # fit the learned reward
     honest: dict[str, float] = {}
     validated: list[str] = []
     if not arguments.no_learned:
         honest, validated = _learned(records, arguments.env, env)
+    # print agreement, coverage and duplicates
     ids = {record.id for record in records}
     entries = [entry for entry in store.entries if entry.record.id in ids]
     _print_annotators(quality.annotators(entries, honest))
@@ -125,8 +128,8 @@ def _stats(argv: list[str]) -> int:
         print(f"Krippendorff's alpha, {name}: {alpha:.3f}")
     if env is not None:
         asked = {split: [env.examples[row].instruction for row in rows] for split, rows in env.splits.items()}
-        found = quality.coverage(records, asked)
-        print("coverage: " + ", ".join(f"{printable(split)} {has:,} of {of:,}" for split, (has, of) in found.items()))
+        covered = quality.coverage(records, asked)
+        print("coverage: " + ", ".join(f"{printable(split)} {has:,} of {of:,}" for split, (has, of) in covered.items()))
     from instructrec_rl.env.item_finder import fold
 
     alike = quality.near_duplicates(records, fold)
@@ -158,10 +161,11 @@ def _learned(records: Sequence[Any], name: str, env: Any) -> tuple[dict[str, flo
     return honest, found.lines()
 
 
-def _print_annotators(found: Iterable[quality.Annotator]) -> None:
+def _print_annotators(annotators: Iterable[quality.Annotator]) -> None:
+    # make the cells
     header = ["annotator", "records", "ratings", "mean", "deviation", "agreement", "shared", "honest", ""]
     rows = [header]
-    for one in found:
+    for one in annotators:
         notes = ["likely random"] if one.likely_random else []
         notes += [f"drift {one.drift:+.2f}"] if one.drift is not None else []
         figures = [_figure(value) for value in (one.mean, one.deviation, one.agreement)]
@@ -176,17 +180,19 @@ def _print_annotators(found: Iterable[quality.Annotator]) -> None:
                 "; ".join(notes),
             ]
         )
+    # a table on a terminal
     if sys.stdout.isatty():
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None)
-        for place, name in enumerate(header):
-            table.add_column(name, justify="left" if place in (0, len(header) - 1) else "right")
+        for column, name in enumerate(header):
+            table.add_column(name, justify="left" if column in (0, len(header) - 1) else "right")
         for row in rows[1:]:
             table.add_row(*map(Text, row))
         console().print(table)
         return
+    # aligned lines elsewhere
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1])), row[-1]]
@@ -237,6 +243,7 @@ def _export(argv: list[str]) -> int:
 
 
 def _import(argv: list[str]) -> int:
+    # read the command line
     parser = _parser("import", paths=False)
     parser.add_argument("file", type=Path, help="a JSON list or JSONL")
     parser.add_argument("--format", required=True, help=", ".join(imports.READERS))
@@ -245,15 +252,16 @@ def _import(argv: list[str]) -> int:
     parser.add_argument("--annotator", default="", help="who, for rows that name no one")
     parser.add_argument("--scale", action="append", default=[], metavar="[QUESTION=]LOW,HIGH",
                         help="the lowest and highest rating (default: 1,5), of one question or of all")  # fmt: skip
-    for flag, about in (("question", "read its answers alone"), ("correction", "its answers are the right response")):
+    for flag, meaning in (("question", "read its answers alone"), ("correction", "its answers are the right response")):
         parser.add_argument(f"--{flag}", action="append", default=[], metavar="NAME",
-                            help=f"of argilla and label-studio: {about}; again for another")  # fmt: skip
+                            help=f"of argilla and label-studio: {meaning}; again for another")  # fmt: skip
     arguments = parser.parse_args(_joined(argv))
     _known(arguments.format, imports.READERS)
     for flag, given in (("question", arguments.question), ("correction", arguments.correction)):
         if given and arguments.format not in imports.BY_QUESTION:
             raise InputError(f"--{flag}: {arguments.format} has no questions; only {', '.join(imports.BY_QUESTION)}")
-    found = imports.read(
+    # read the file
+    imported = imports.read(
         arguments.file,
         arguments.format,
         arguments.env,
@@ -262,16 +270,17 @@ def _import(argv: list[str]) -> int:
         arguments.question,
         arguments.correction,
     )
-    for index, reason in found.broken:
+    # say what was left out
+    for index, reason in imported.broken:
         print(shortened(printable(f"{arguments.file}: row {index}: {reason}")), file=sys.stderr)
-    for note in found.notes:
+    for note in imported.notes:
         print(shortened(printable(f"{arguments.file}: {note}")), file=sys.stderr)
-    if not found.records:
+    if not imported.records:
         raise InputError(f"not one row could be read as {arguments.format}", arguments.file)
-    _write(arguments.out, [dump(record) for record in found.records])
-    print(
-        f"{arguments.out}: {len(found.records):,} records; {len(found.broken):,} broken rows or answers were left out"
-    )
+    # write the records
+    _write(arguments.out, [dump(record) for record in imported.records])
+    number, broken = len(imported.records), len(imported.broken)
+    print(f"{arguments.out}: {number:,} records; {broken:,} broken rows or answers were left out")
     return DONE
 
 

@@ -54,25 +54,27 @@ def read(
     Raises InputError for a file that is not a JSON list or JSONL at all, for a rating outside its question's scale, and
     for a question that no row has.
     """
-    said = Questions(frozenset(questions), frozenset(corrections))
+    asked = Questions(frozenset(questions), frozenset(corrections))
     broken: list[tuple[int, str]] = []
     made: list[tuple[int, Answer, Record]] = []
+    # turn each row's answers into records
     for index, row in _rows(path):
-        for found in _read_row(row, form, said):
+        for answer in _read_row(row, form, asked):
             try:
-                if isinstance(found, InputError):
-                    raise found
+                if isinstance(answer, InputError):
+                    raise answer
                 fields = {"env": env, **({"annotator": annotator} if annotator else {})}
-                fields |= {key: value for key, value in found.fields.items() if value is not None}
-                _set_scale(fields, found.question, scales or {}, path, index)
-                made.append((index, found, _record(fields)))
+                fields |= {key: value for key, value in answer.fields.items() if value is not None}
+                _set_scale(fields, answer.question, scales or {}, path, index)
+                made.append((index, answer, _record(fields)))
             except _OutsideError:
                 raise
             except InputError as error:
                 broken.append((index, error.reason))
+    # look at all of them together
     if form in BY_QUESTION:
-        _check_questions(said, scales or {}, path)
-    return _concluded(made, broken, said)
+        _check_questions(asked, scales or {}, path)
+    return _concluded(made, broken, asked)
 
 
 class _OutsideError(InputError):

@@ -66,15 +66,17 @@ class _Translator:
         made, depth, repeatable = [], [], False
         while self.at < len(self.pattern):
             char = self.pattern[self.at]
-            if found := REPEAT.match(self.pattern, self.at):
+            # how often the part before may stand
+            if repeat := REPEAT.match(self.pattern, self.at):
                 if not repeatable:
                     raise self._error("nothing to repeat")
-                low, _, high = found[0].strip("{}?").partition(",")
+                low, _, high = repeat[0].strip("{}?").partition(",")
                 if high and low.isdigit() and int(high) < int(low):
                     raise self._error("numbers out of order in {}")
-                made.append(self._take(len(found[0])))
+                made.append(self._take(len(repeat[0])))
                 repeatable = False
                 continue
+            # a group, a class, an escape, or a character
             repeatable = char not in "^$|("
             if char == "(":
                 made.append(self._open())

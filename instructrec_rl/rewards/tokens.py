@@ -248,15 +248,17 @@ class TokenTexts:
         """
         todo: np.ndarray | None = None  # at the first level every place, without a copy
         for level, multiplier in enumerate(MULTIPLIERS):
+            # look up the slots of this level
             slots, wanted = self._slots[level], codes if todo is None else codes[todo]
             slot = (wanted * np.uint64(multiplier) >> np.uint64(64 - SLOT_BITS)).view(np.int64)
             if todo is None:
                 ids = slot
             else:
                 ids[todo] = slot + (level << SLOT_BITS)  # where it is wrong, a later level overwrites it
-            found = slots.take(slot)
-            missed = np.flatnonzero(found != wanted)
-            vacant = missed[found[missed] == 0]
+            # take the vacant ones
+            held = slots.take(slot)
+            missed = np.flatnonzero(held != wanted)
+            vacant = missed[held[missed] == 0]
             if len(vacant):
                 slots[slot[vacant]] = wanted[vacant]  # of codes that meet here one stays, the others go on
                 self._num_slots += len(vacant)
@@ -264,9 +266,10 @@ class TokenTexts:
             todo = missed if todo is None else todo[missed]
             if not len(todo):
                 return ids
+        # number the stragglers
         assert todo is not None
-        for place in todo.tolist():
-            ids[place] = self._stragglers.setdefault(int(codes[place]), len(self._stragglers)) + (LEVELS << SLOT_BITS)
+        for i in todo.tolist():
+            ids[i] = self._stragglers.setdefault(int(codes[i]), len(self._stragglers)) + (LEVELS << SLOT_BITS)
         if len(self._stragglers) > VOCABULARY - FIRST_TOKEN - (LEVELS << SLOT_BITS):
             self._start()
             raise InputError("the texts have more distinct words than can be told apart at a time")

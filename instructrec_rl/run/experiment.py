@@ -55,6 +55,7 @@ def run(config: RunConfig) -> Path:
 
 def _carry_out(config: RunConfig, env: Environment, scorer: Scorer, folder: Path) -> Path:
     """What is done in the folder that this process holds."""
+    # say what there is, and encode its texts
     spec, encoder = env.spec, env.encoder
     names = ["train", "validation", *spec.test_splits]
     sizes = f"{len(env.examples):,} instructions, {len(env.items)} items"
@@ -62,6 +63,7 @@ def _carry_out(config: RunConfig, env: Environment, scorer: Scorer, folder: Path
     started = encoder.num_encoded
     env.states()
     print(f"encoder: {encoder.num_encoded - started:,} texts encoded, the rest from the cache")
+    # learn
     with screen.progress(f"{config.algo.name} on {config.reward.name}", config.algo.interactions) as update:
         validate, score = _validator(env, scorer), _scorer_of_splits(env, scorer)
         recorder = Recorder(folder, config.seed, validate, update, _tracker(config, folder), score=score)
@@ -71,12 +73,15 @@ def _carry_out(config: RunConfig, env: Environment, scorer: Scorer, folder: Path
     env.reward.at(config.algo.interactions)
     spent = recorder.spent  # of learning, without the baselines and the report
     save_policy(folder / "policy", config.algo.name, policy, env)
+    # answer every split, and score the answers
     answers = {split: play(policy, env, split) for split in _reported(env)}
     scored = {split: (answer, scorer.per_row(answer)) for split, answer in answers.items()}
-    splits = {split: summarise(scorer, *found) for split, found in scored.items()}
+    splits = {split: summarise(scorer, *answered) for split, answered in scored.items()}
+    # put the scores between those of baselines
     baselines = _baselines(env, scorer, config, folder)
-    for each in (splits, *(b["splits"] for b in (*baselines.values(), *recorder.stages.values()))):
-        normalise(each, baselines["random"]["splits"], baselines["oracle"]["splits"])
+    for scores in (splits, *(b["splits"] for b in (*baselines.values(), *recorder.stages.values()))):
+        normalise(scores, baselines["random"]["splits"], baselines["oracle"]["splits"])
+    # write the results, and the report
     result = {
         "env": spec.name,
         "reward": config.reward.name,

@@ -43,6 +43,7 @@ def supervise(
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             seen(round(len(pairs[0]) * state.global_step / state.max_steps), len(pairs[0]))
 
+    # lay out the pairs
     prompts, answers = pairs
     data = Dataset.from_dict(
         {
@@ -50,6 +51,7 @@ def supervise(
             "completion_mask": [[0] * len(prompt) + [1] * len(answer) for prompt, answer in zip(prompts, answers)],
         }
     )
+    # train for one pass
     with tempfile.TemporaryDirectory(prefix="instructrec-sft-") as scratch:
         options = SFTConfig(
             output_dir=scratch,
@@ -76,6 +78,7 @@ def supervise(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    # undo what TRL did to the model
     restore_forward(lm.model)
 
 

@@ -76,6 +76,7 @@ class PolicyTrainer(AnswerScorer):
         self.timed = Clock("generate", "reward", "old", "reference", "value", "forward", "backward", "optimizer")
         self.estimator = ESTIMATORS[config.name]
         self.interactions, self.kl_coefficient = 0, config.kl
+        # draw the rows of every iteration
         groups = config.batch_size // config.samples
         iterations = max(1, math.ceil(config.interactions / config.batch_size))
         order = in_random_passes(dynamics.rows, iterations * groups, np.random.default_rng(seed))
@@ -87,7 +88,9 @@ class PolicyTrainer(AnswerScorer):
             processing_class=lm.tokenizer,
             callbacks=callbacks,
         )
+        # put right what TRL takes otherwise
         self.num_generations = config.samples  # TRL wants at least 2; PPO needs no group
+        # make the reference ready
         if reference is not None:
             self.reference = self.accelerator.prepare_model(reference.model.eval(), evaluation_mode=True)
         bind_states(lm, dynamics.env.states, reference.model if reference else None)

@@ -77,6 +77,7 @@ class TransitionLearner:
         torch.manual_seed(seed)
         self.accelerator = _accelerator(config)
         self.device = self.accelerator.device
+        # read states and items
         self.reader = StateReader(env.states(), self.device)
         features, prior = item_features(env.items, config.item_features, lambda: env.item_vectors)
         self.features = torch.from_numpy(features).to(self.device)
@@ -88,6 +89,7 @@ class TransitionLearner:
             "dropout": config.dropout,
             "context": self.dynamics.turns > 1,
         }
+        # make the networks
         self.network, self.target = SetNetwork(**self.shape), SetNetwork(**self.shape).to(self.device)
         if prior is not None:
             self.network.start_from(torch.from_numpy(prior))
@@ -98,6 +100,7 @@ class TransitionLearner:
         self.plain = self.accelerator.unwrap_model(self.network)
         self.target.load_state_dict(self.plain.state_dict())
         self.best = {name: value.clone() for name, value in self.plain.state_dict().items()}
+        # begin to play
         self.replay = Replay(config.replay_size, self.dynamics.turns)
         self.order = self.rng.permutation(self.dynamics.rows)
         self.count = {"step": 0, "updates": 0, "drawn": 0, "best_step": 0}

@@ -45,13 +45,15 @@ An example, two runs and one judged by the other's answers:
 
 def main(argv: list[str]) -> int:
     """Print the table and write the figures where asked. Raises InputError for wrong input."""
+    # read the command line
     parser = Parser(prog="instructrec-rl ope", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    own, overrides = _split(parser.parse_args(argv).overrides)
-    temperature = _temperature(own.get("temperature", "0"))
+    options, overrides = _split(parser.parse_args(argv).overrides)
+    temperature = _temperature(options.get("temperature", "0"))
     from instructrec_rl.commands.ope.logs import find_logs, read_logs
 
-    path = find_logs(Path(own["logs"]))
+    # read the logs, the policy and, where needed, the environment
+    path = find_logs(Path(options["logs"]))
     rescored = any(text.partition("=")[0] == "reward" for text in overrides)
     logs = read_logs(path, need_rewards=not rescored)
     from instructrec_rl.commands.ope.estimators import figure
@@ -59,24 +61,31 @@ def main(argv: list[str]) -> int:
     from instructrec_rl.commands.ope.regression import mean_of
     from instructrec_rl.policies.saved import load_policy
 
-    target = load_policy(own["policy"])
+    target = load_policy(options["policy"])
     env = _environment(path, overrides, target.encoder) if logs.by_id or rescored else None
     rows = None if env is None else _rows(env, logs)
     texts = logs.asked if rows is None or env is None else env.instructions[rows].tolist()
     rewards = _rescored(env, rows, logs) if rescored and env is not None and rows is not None else logs.rewards
     assert rewards is not None
-    found = judge(logs, texts, rewards, target, temperature)
-    warnings = [*found.warnings, *(f"left out: {said}" for said in logs.left_out)]
-    if path.parent.resolve() == Path(own["policy"]).resolve():
+    # judge the policy
+    evaluation = judge(logs, texts, rewards, target, temperature)
+    warnings = [*evaluation.warnings, *(f"left out: {reason}" for reason in logs.left_out)]
+    if path.parent.resolve() == Path(options["policy"]).resolve():
         warnings.append("the policy learned from these very answers, which flatters it; judge it by another run's")
-    found = dataclasses.replace(found, warnings=tuple(warnings))
+    evaluation = dataclasses.replace(evaluation, warnings=tuple(warnings))
+    # print the table and write the figures
     how = f"softmax at temperature {temperature:g}" if temperature else "greedy"
-    title = (f"{own['policy']} ({how}) judged by {found.num_rounds:,} rounds of {own['logs']}, {len(set(texts)):,} "
-             f"instructions; their mean reward was {figure(mean_of(rewards), 4)}")  # fmt: skip
-    _print(printable(title), found)
-    if own.get("json"):
-        about = {"logs": own["logs"], "policy": own["policy"], "temperature": temperature, "logged": mean_of(rewards)}
-        write_json_atomic(Path(own["json"]), about | dataclasses.asdict(found))
+    title = (f"{options['policy']} ({how}) judged by {evaluation.num_rounds:,} rounds of {options['logs']}, "
+             f"{len(set(texts)):,} instructions; their mean reward was {figure(mean_of(rewards), 4)}")  # fmt: skip
+    _print(printable(title), evaluation)
+    if options.get("json"):
+        header = {
+            "logs": options["logs"],
+            "policy": options["policy"],
+            "temperature": temperature,
+            "logged": mean_of(rewards),
+        }
+        write_json_atomic(Path(options["json"]), header | dataclasses.asdict(evaluation))
     return DONE
 
 

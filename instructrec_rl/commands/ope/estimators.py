@@ -88,8 +88,10 @@ def estimate(
     groups = np.arange(len(rewards)) if groups is None else np.unique(groups, return_inverse=True)[1]
     if propensities is None:
         return _model_only(rewards, q_target, groups, never_logged)
+    # weigh each round by how much likelier the policy is to act so
     with np.errstate(over="ignore"):
         w = np.minimum(target / propensities, HEAVIEST)
+    # see how much the logs can say
     share = w / max(float(w.max()), 1e-300)
     effective = float(share.sum() ** 2 / (share**2).sum()) if w.any() else 0.0
     # w has the mean 1 where the logs can show all that the policy does, and less where they cannot
@@ -97,19 +99,21 @@ def estimate(
     out_of_reach = max(never_logged, missing if missing > SURE * error else 0.0)
     excess = float(w.mean()) - 1 if w.mean() - 1 > SURE * error else 0.0
     reason = _reason(effective, max(never_logged, missing - SURE * error), excess - SURE * error, int(groups.max()) + 1)
+    # estimate in units of the rewards
     tau = None
     if reason:
-        found = [Estimate(name, note="not identified") for name in ("IPS", "SNIPS", "DM", "DR", "SWITCH-DR")]
+        estimates = [Estimate(name, note="not identified") for name in ("IPS", "SNIPS", "DM", "DR", "SWITCH-DR")]
     else:
-        unit = max(magnitude(each) for each in (rewards, q_logged, q_target) if each is not None)
-        found = [_around("IPS", w * (rewards / unit), groups), _snips(w, rewards / unit, groups)]
+        unit = max(magnitude(values) for values in (rewards, q_logged, q_target) if values is not None)
+        estimates = [_around("IPS", w * (rewards / unit), groups), _snips(w, rewards / unit, groups)]
         if q_logged is not None and q_target is not None:
             more, tau = _with_model(w, rewards / unit, q_logged / unit, q_target / unit, groups, unit)
-            found += more
-        found = [_in_units(each, unit) for each in found]
+            estimates += more
+        estimates = [_in_units(single, unit) for single in estimates]
     warnings = _warnings(w, effective, out_of_reach, excess) if not reason else []
-    return Evaluation({each.name: each for each in found}, len(rewards), effective, float(w.max()), out_of_reach, tau,
-                      reason, tuple(warnings))  # fmt: skip
+    by_name = {single.name: single for single in estimates}
+    heaviest = float(w.max())
+    return Evaluation(by_name, len(rewards), effective, heaviest, out_of_reach, tau, reason, tuple(warnings))
 
 
 def _check(

@@ -43,21 +43,25 @@ def cross_fit(
     in one fold (default: each its own). The penalty of C is the one of PENALTIES with the least error on held-out
     folds, the same for all. Source: Chernozhukov et al. 2018, Double/debiased machine learning.
     """
+    # scale the rewards
     unit = magnitude(rewards)
     rewards = rewards / unit
+    # make the folds
     groups = np.arange(len(rewards)) if groups is None else np.unique(groups, return_inverse=True)[1]
     num_groups = int(groups.max()) + 1
     num_folds = max(2, min(num_folds, num_groups))
     fold_of = (np.random.default_rng(seed).permutation(num_groups) % num_folds)[groups]
     folds = [np.flatnonzero(fold_of == fold) for fold in range(num_folds)]
+    # fit a model without each fold, for every penalty
     sums = [_moments(contexts[rows], logged[rows], rewards[rows]) for rows in folds]
     total = [sum(parts) for parts in zip(*sums)]
-    fits = [_fit(*(whole - own for whole, own in zip(total, parts))) for parts in sums]
+    fits = [_fit(*(whole - held_out for whole, held_out in zip(total, parts))) for parts in sums]
+    # keep the penalty that predicts held-out folds best
     best, q_logged, q_target = np.inf, np.zeros(len(rewards)), np.zeros(len(rewards))
-    for place in range(len(PENALTIES)):
+    for penalty in range(len(PENALTIES)):
         guess, of_policy = np.zeros(len(rewards)), np.zeros(len(rewards))
         for rows, (mean, coefficients) in zip(folds, fits):
-            weights = contexts[rows] @ coefficients[place]
+            weights = contexts[rows] @ coefficients[penalty]
             guess[rows] = mean + (weights * logged[rows]).sum(1)
             of_policy[rows] = mean + (weights * expected[rows]).sum(1)
         error = float(((guess - rewards) ** 2).mean())

@@ -88,14 +88,17 @@ def to_examples(
     """
     if not table:
         raise InputError("the file has no rows; expected texts with labels", path)
+    # see which labels occur in training
     has_splits = any(split is not None for split in splits)
     in_train = {row[2] for row, split in zip(table, splits) if split == "train" or not has_splits}
     if not in_train:
-        found = ", ".join(sorted({str(split) for split in splits}))
-        raise InputError(f'no row is in split "train" (found: {found}); map names with env.splits', path)
+        names = ", ".join(sorted({str(split) for split in splits}))
+        raise InputError(f'no row is in split "train" (found: {names}); map names with env.splits', path)
+    # make an item of each label
     labels = sorted({row[2] for row in table} if keep_unseen else in_train)
     position = {label: i for i, label in enumerate(labels)}
     items = [Item(label, label, label.replace("_", " "), {}) for label in labels]
+    # make an example of each sentence
     left_out: Counter[str] = Counter()
     examples: list[Example] = []
     kept: list[str | None] = []

@@ -138,11 +138,13 @@ def cross_validate(
 
     Probabilities are logistic(s d), s for each fold from the held-out leads d in the others.
     """
+    # make the folds
     rng = np.random.default_rng(seed)
     group, by = judged.groups, "instruction"
     if len(np.unique(group)) < folds:
         group, by = np.unique(np.asarray(judged.responses, dtype=object), return_inverse=True)[1], "response"
     fold = (rng.permutation(int(group.max()) + 1) % folds)[group]
+    # predict each fold by a fit to the others
     scores = np.zeros(len(group))
     for k in range(folds):
         kept = judged.select(fold[judged.pair] != k, (fold[judged.better] != k) & (fold[judged.worse] != k))
@@ -150,6 +152,7 @@ def cross_validate(
         test = np.flatnonzero(fold == k)
         texts = [judged.instructions[p] for p in test], [judged.responses[p] for p in test]
         scores[test] = fitted.predict(*texts).z
+    # compare what was held out together
     better, worse, made = comparisons(judged, rng)
     held = fold[better] == fold[worse]  # of two folds where folds are of responses: one was seen in training
     better, worse = better[held], worse[held]
@@ -157,6 +160,7 @@ def cross_validate(
     right = np.where(difference == 0, 0.5, difference > 0)
     length = np.array([len(text) for text in judged.responses])
     longer = np.where(length[better] == length[worse], 0.5, length[better] > length[worse])
+    # calibrate the probabilities
     slope = np.array([slope_of(difference[fold[better] != k]) for k in range(folds)])
     chance = 1 / (1 + np.exp(-slope[fold[better]] * difference))
     return Validation(

@@ -101,10 +101,12 @@ def learn(
 
     always: skip the question whether it helps (and the minimum of data).
     """
+    # see whether there is enough
     groups = judged.groups
     distinct = np.unique(groups)
     if not always and (len(residual) < MIN_ROWS or len(distinct) < MIN_INSTRUCTIONS):
         return None
+    # train on most instructions
     rng = np.random.default_rng(seed)
     held = np.zeros(int(distinct.max()) + 1, dtype=bool)
     held[rng.choice(distinct, max(1, int(HELD_OUT * len(distinct))), replace=False)] = True
@@ -112,10 +114,11 @@ def learn(
     data = _Data(judged, residual, weight, encoder, Interaction(encoder, items, features))
     test = np.flatnonzero(held[row_group])
     network = _train(data, np.flatnonzero(~held[row_group]), seed)
-    goal, found, sure = data.target[test], data.predict(network, test), data.weight[test] + 1e-9
+    # keep it where it predicts the others
+    goal, predicted, sure = data.target[test], data.predict(network, test), data.weight[test] + 1e-9
     # the network's spread is that of noisy judgements fitted; the slope on unseen instructions says how much is true
-    slope = float(np.clip((sure * goal * found).sum() / max(float((sure * found**2).sum()), 1e-9), 0, 1))
-    taken = 1 - float((sure * (goal - slope * found) ** 2).sum() / (sure * goal**2).sum())
+    slope = float(np.clip((sure * goal * predicted).sum() / max(float((sure * predicted**2).sum()), 1e-9), 0, 1))
+    taken = 1 - float((sure * (goal - slope * predicted) ** 2).sum() / (sure * goal**2).sum())
     if not always and taken < GAIN:
         return None
     data.model.network, data.model.slope = network, slope

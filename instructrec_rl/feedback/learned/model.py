@@ -91,14 +91,17 @@ def learn(
     """
     if len(judged) < MIN_JUDGEMENTS:
         raise InputError(f"{len(judged)} judgements are too few to learn a reward from, at least {MIN_JUDGEMENTS}")
+    # describe the answers
     standardised = standardise(judged)
     features = PairFeatures(encoder, judged.instructions, judged.responses)
     x, _ = features(judged.instructions, judged.responses)
+    # put ratings and comparisons together
     rows = np.concatenate([x[judged.pair], x[judged.better] - x[judged.worse]])
     targets = np.concatenate([standardised.z, judged.margin])
     base = judged.information * np.where(np.arange(len(rows)) < len(judged.pair), 1.0, COMPARISON_WEIGHT)
     judge = np.concatenate([judged.who, judged.judge])
     scales = ridge.scalings(features.blocks, features.size, MIXES if features.several else ALONE)
+    # weigh the annotators by what the others say
     trust = np.ones(len(judged.annotators))
     for _ in range(ROUNDS):
         fitted = ridge.fit(rows, targets, base * np.maximum(trust[judge], 1e-3), scales)
@@ -106,9 +109,11 @@ def learn(
         trust = honesty(judged, standardised.z, predicted, margins, trust)
     weights = base * np.maximum(trust[judge], 1e-3)
     fitted = ridge.fit(rows, targets, weights, scales)
+    # learn what the ridge leaves
     network = None
     if interaction == "always" or (interaction == "auto" and features.several):
         left = targets - fitted.left_out
         network = interactions.learn(judged, left, weights, encoder, items, features, always=interaction == "always")
+    # see what was judged at all
     novelty = Novelty(features.table, judged.responses, [item.text for item in items], quantile)
     return LearnedReward(judged, standardised, features, fitted, novelty, trust, fitted.left_out, network)

@@ -50,10 +50,12 @@ def fit(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, scalings
     v = (y'Wy - sum_j c_j^2 / (d_j + l)) / n at its maximum (MacKay 1992, Bayesian interpolation). Predictions are
     averaged over all of them by evidence. A left-out prediction is (f - h y) / (1 - h), h the leverage.
     """
+    # sum up the data
     size = max(float(weights.sum()), 1e-300)  # where nothing weighs anything, nothing is learned
     weighted = features * weights[:, None]
     gram, moment = (features.T @ weighted).astype(np.float64), (weighted.T @ targets).astype(np.float64)
     energy = float((weights * targets**2).sum())
+    # weigh every scaling and penalty by its evidence
     evidence, spectra = [], []
     for scale in scalings:
         values, vectors = np.linalg.eigh(gram * np.outer(scale, scale))
@@ -65,6 +67,7 @@ def fit(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, scalings
             evidence.append(-0.5 * size * np.log(noise) - 0.5 * float(np.log1p(values / penalty).sum()))
     share = np.exp(np.array(evidence) - max(evidence)).reshape(len(scalings), len(PENALTIES))
     share /= share.sum()
+    # average over them
     coefficients, leverage = np.zeros(features.shape[1]), np.zeros(len(targets))
     for scale, (values, vectors, rotated), shares in zip(scalings, spectra, share):
         if shares.sum() < 1e-3:
@@ -74,6 +77,7 @@ def fit(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, scalings
         leverage += ((features @ (scale[:, None] * vectors)) ** 2 @ inverse) * weights
     fitted = features @ coefficients
     safe = np.minimum(leverage, 0.999)
+    # keep the likeliest one's covariance
     best, strength = divmod(int(share.argmax()), len(PENALTIES))
     values, vectors, rotated = spectra[best]
     penalty = float(PENALTIES[strength])

@@ -46,24 +46,28 @@ class ItemTree:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(log-probability, item) of the best leaf found for each prompt: greedily, or above `bound`."""
         size = len(prompts[0])
-        best, found = np.full(size, -np.inf), np.full(size, -1)
+        best, leaves = np.full(size, -np.inf), np.full(size, -1)
         cache = DynamicCache(config=model.config)
         ids, mask = prompts
         rows, nodes, scores = np.arange(size), np.zeros(size, dtype=np.int64), np.zeros(size)
         while len(rows):
+            # score the next tokens
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             output = model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
             )
             logprobs = output.logits[:, -1].float().log_softmax(-1).cpu().numpy()
+            # step to the children, and keep those that may win
             parents, tokens, nodes = self._expand(nodes)
             scores = scores[parents] + logprobs[parents, tokens]
             of = rows[parents]
             kept = _firsts(of, scores) if bound is None else np.flatnonzero(scores > bound[of])
             parents, tokens, nodes, scores, rows = parents[kept], tokens[kept], nodes[kept], scores[kept], of[kept]
+            # remember the leaves
             for k in np.flatnonzero(np.array([self.item[node] >= 0 for node in nodes], dtype=bool)):
                 if scores[k] > best[rows[k]]:
-                    best[rows[k]], found[rows[k]] = scores[k], self.item[nodes[k]]
+                    best[rows[k]], leaves[rows[k]] = scores[k], self.item[nodes[k]]
+            # go on with the others
             inner = np.array([bool(self.children[node]) for node in nodes], dtype=bool)
             parents, tokens, nodes, scores, rows = (a[inner] for a in (parents, tokens, nodes, scores, rows))
             if len(rows):
@@ -71,7 +75,7 @@ class ItemTree:
                 cache.batch_select_indices(which)
                 ids = torch.from_numpy(tokens).to(ids.device)[:, None]
                 mask = torch.cat([mask[which], torch.ones_like(ids)], 1)
-        return best, found
+        return best, leaves
 
     def _expand(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every child of some nodes: the position of its parent among them, its token, and the child."""

@@ -74,6 +74,7 @@ def complete(
     draw = _Draw(temperature)
     was_training = model.training
     model.eval()
+    # continue the prompts
     whole = model.generate(
         input_ids=prompts[0],
         attention_mask=prompts[1],
@@ -86,6 +87,7 @@ def complete(
         logits_processor=LogitsProcessorList([draw] if sample else []),
     )
     model.train(was_training)
+    # cut the texts at their ends
     ids = whole[:, prompts[0].shape[1] :]
     ended = torch.isin(ids, torch.tensor(list(eos), device=ids.device))
     mask = (ended.cumsum(1) - ended.long() == 0).long()

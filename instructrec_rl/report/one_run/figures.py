@@ -37,6 +37,7 @@ def bars_svg(names: Sequence[str], values: Sequence[float | None], label: str, p
     """
     from matplotlib.figure import Figure
 
+    # lay out the figure
     shown = [0.0 if value is None else value for value in values]
     low, high = min(0.0, *shown), max(1.0, *shown)
     units = [cut(name) for name in names]
@@ -45,6 +46,7 @@ def bars_svg(names: Sequence[str], values: Sequence[float | None], label: str, p
     drawing = Figure(figsize=(width, height))
     axes = drawing.add_axes((left / width, 0.28 / height, (width - left - 0.5) / width, (height - 0.32) / height))
     colours = [INKS["accent"], *[INKS["quiet"]] * (len(names) - 1)]
+    # draw the bars with their values
     axes.barh(range(len(names)), shown, height=0.62, color=colours[: len(names)])
     for row, (name, value, given) in enumerate(zip(units, shown, values)):
         weight, ink = ("bold", INKS["accent"]) if row == 0 else ("normal", INKS["ink"])
@@ -54,6 +56,7 @@ def bars_svg(names: Sequence[str], values: Sequence[float | None], label: str, p
                       bbox={"facecolor": INKS["page"], "linewidth": 0, "pad": 0.8})  # fmt: skip
         axes.text(-0.08 / (width - left - 0.5), row, name, transform=axes.get_yaxis_transform(), ha="right",
                   va="center", fontsize=8, color=ink, weight=weight, parse_math=False)  # fmt: skip
+    # mark random and oracle
     axes.set_xlim(low, high)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks([])
@@ -75,6 +78,7 @@ def curves_svg(lines: Sequence[dict[str, Any]], keys: Sequence[str], best_step: 
 
     drawing = Figure(figsize=(4.6, 3.1), layout="constrained")
     axes = drawing.add_subplot()
+    # draw the values
     for position, key in enumerate(keys):
         points = _points(lines, key)
         colour, dashes = LINES[position % len(LINES)]
@@ -82,11 +86,13 @@ def curves_svg(lines: Sequence[dict[str, Any]], keys: Sequence[str], best_step: 
         line = axes.plot(*zip(*points), color=INKS[colour], linestyle=dashes, marker=marker, markersize=2.6,
                          linewidth=1.5)[0]  # fmt: skip
         line.set_label(key.removeprefix("validation/"))
+    # mark what happened
     if best_step is not None:
         axes.axvline(best_step, color=INKS["dim"], linewidth=0.8, linestyle=(0, (2, 2)), label="kept policy")
     if parted_step is not None:
         axes.axvline(parted_step, color=INKS["c2"], linewidth=1.2, zorder=1,
                      label="reward and metric part")  # fmt: skip
+    # label the axes
     axes.margins(y=0.08)
     axes.set_xlim(0, max(1, *(line["step"] for line in lines)) * 1.02)
     axes.set_xlabel("interactions", fontsize=8, color=INKS["dim"])
@@ -95,6 +101,7 @@ def curves_svg(lines: Sequence[dict[str, Any]], keys: Sequence[str], best_step: 
     axes.set_axisbelow(True)
     plain(axes)
     _cpu_axis(axes, lines)
+    # name the lines
     legend = drawing.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INKS["ink"])
     for name in legend.get_texts():
         name.set_parse_math(False)

@@ -62,8 +62,9 @@ def bands_svg(
     rows = -(-len(bands) // 3)
     drawing = Figure(figsize=(4.6, 2.7 + 0.17 * rows), layout="constrained")
     axes = drawing.add_subplot()
-    for place, (name, band) in enumerate(bands.items()):
-        ink, dashes = LINES[place % len(LINES)][0], LINES[(place + place // len(LINES)) % len(LINES)][1]
+    # draw the lines with their bands
+    for position, (name, band) in enumerate(bands.items()):
+        ink, dashes = LINES[position % len(LINES)][0], LINES[(position + position // len(LINES)) % len(LINES)][1]
         line = axes.plot(band.x, band.value, color=INKS[ink], linestyle=dashes, linewidth=1.5)[0]
         line.set_label(cut(name))
         if steps:
@@ -72,6 +73,7 @@ def bands_svg(
             low, high = np.clip(band.low, -0.2, 1.2), np.clip(band.high, -0.2, 1.2)
             axes.fill_between(band.x, low, high, color=INKS[ink], alpha=0.13, linewidth=0,
                               step="post" if steps else None)  # fmt: skip
+    # label the axes
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(lambda *_: "")  # those of 2, 3, 4, ... would lie on each other
@@ -82,6 +84,7 @@ def bands_svg(
     axes.grid(axis="y", color=INKS["line"], linewidth=0.7)
     axes.set_axisbelow(True)
     plain(axes)
+    # name the lines
     legend = drawing.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INKS["ink"])
     for text in legend.get_texts():
         text.set_parse_math(False)

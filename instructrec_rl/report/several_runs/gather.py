@@ -58,7 +58,7 @@ def gather_runs(folders: Sequence[Path]) -> Results:
 
 def _gather(
     name: str,
-    about: dict[str, Any],
+    header: dict[str, Any],
     folders: dict[Path, str],
     missing: list[dict[str, Any]],
     seen: Callable[[int, int], None],
@@ -69,23 +69,27 @@ def _gather(
     answered: dict[tuple[str, str], tuple[int, Answers]] = {}  # of each task and variant, the first seed's
     places: dict[tuple[str, str, int], Path] = {}
     for number, (folder, variant) in enumerate(folders.items()):
+        # read the run
         result, config = read_result(folder), read_yaml(folder / "config.yaml")
         answers, manifest = _read_answers(folder / "answers.jsonl", result), read_manifest(folder)
+        # score it for its task
         task = _task(result, answers, config.get("env") or {}, manifest, folder)
         tasks.setdefault(task.key, []).append(task)
         run = _run_scores(variant, task, result, answers, folder)
         runs.append(run)
         if (same := places.setdefault((task.key, variant, run.seed), folder)) != folder:
             raise InputError(f"the same options and seed as {same}; leave one of the two out", folder)
-        place = (task.key, variant)
-        if place not in answered or run.seed < answered[place][0]:
-            answered[place] = (run.seed, answers)
+        # keep the first seed's answers, to be shown
+        cell = (task.key, variant)
+        if cell not in answered or run.seed < answered[cell][0]:
+            answered[cell] = (run.seed, answers)
         for key, value in _made(manifest):
             values = made.setdefault(key, [])
             values += [value] if value not in values else []
         seen(number + 1, len(folders))
-    bare = Results(name, about, made, [merged_task(same) for same in tasks.values()], runs, failed=missing)
-    firsts = {place: answers for place, (_, answers) in answered.items()}
+    # put tasks, runs and samples together
+    bare = Results(name, header, made, [merged_task(same) for same in tasks.values()], runs, failed=missing)
+    firsts = {cell: answers for cell, (_, answers) in answered.items()}
     return replace(bare, samples=[sample for task in bare.tasks for sample in _disagreements(bare, task, firsts)])
 
 

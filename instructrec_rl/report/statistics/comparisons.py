@@ -126,6 +126,7 @@ def probability_of_improvement(
     times by how much DeLong's (1988) estimate exceeds V at the estimate, as V takes both to spread alike, but never
     above theta (1 - theta) / min(n, m), the most it can be. Raises ValueError on wrong shapes or numbers not finite.
     """
+    # count the pairs that ours wins
     x, y = run_means(ours), run_means(theirs)
     n, m = len(x), len(y)
     wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)
@@ -133,6 +134,7 @@ def probability_of_improvement(
     fewest = min(n, m)
     if fewest < MIN_SEEDS:
         return Interval(share, math.nan, math.nan, level, "rank", False, too_few_seeds(fewest))
+    # widen the variance where one side spreads far more
     more = 1.0
     if 0 < share < 1:
         placed = float(wins.mean(axis=1).var(ddof=1)) / n + float(wins.mean(axis=0).var(ddof=1)) / m

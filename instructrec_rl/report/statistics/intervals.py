@@ -94,26 +94,30 @@ def interval(
     rng: a seed or a generator of the bootstrap's draws.
     Raises ValueError on wrong shapes, on scores that are not finite, and where items are random but fewer than 2.
     """
+    # check what is given
     values = checked(scores)
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     if method not in ("auto", "t", "bootstrap"):
         raise ValueError(f"method: expected auto, t or bootstrap, got {method}")
+    # choose a method
     num_seeds, runs = len(values), run_means(values)
     chosen = method if method != "auto" else "bootstrap" if num_seeds >= BOOTSTRAP_FROM else "t"
     if num_seeds < MIN_SEEDS:
         return Interval(center(runs, of), math.nan, math.nan, level, chosen, False, too_few_seeds(num_seeds))
+    # measure the spread
     parts = strata(values, items, splits)
-    found = spread_of(runs, of, parts)
-    if found.error == 0:
+    spread = spread_of(runs, of, parts)
+    if spread.error == 0:
         note = "The runs that count scored the same: there is no spread to judge by."
-        return Interval(found.value, found.value, found.value, level, chosen, False, note)
+        return Interval(spread.value, spread.value, spread.value, level, chosen, False, note)
+    # put an interval about the value
     if chosen == "bootstrap":
-        low, high = _bootstrap(runs, of, parts, found, level, np.random.default_rng(rng), draws)
+        low, high = _bootstrap(runs, of, parts, spread, level, np.random.default_rng(rng), draws)
     else:
-        low, high = _student(found, level)
+        low, high = _student(spread, level)
     covers = num_seeds >= WIDE_BELOW
-    return Interval(found.value, low, high, level, chosen, covers, too_few_seeds(num_seeds))
+    return Interval(spread.value, low, high, level, chosen, covers, too_few_seeds(num_seeds))
 
 
 def _student(found: Spread, level: float) -> tuple[float, float]:
