@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
+from instructrec_rl.algorithms.loop.recorder import is_due
 from instructrec_rl.algorithms.q_learning import learns_by_answers
 from instructrec_rl.algorithms.q_learning.answers import AnswerLearner
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
@@ -113,14 +114,14 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
         learner.advance(recorder)
         now = learner.count["step"]
         done = now >= config.interactions
-        if done or now // config.eval_every > step // config.eval_every:
+        if done or is_due(config.eval_every, step, now):
             scores = recorder.validate(policy_of(learner, env.spec.state))
             learner.keep_if_best(scores[metric])
             recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
             done = done or recorder.stop_learning
         so_far = "" if math.isinf(learner.best_score) else f"validation {metric} {learner.best_score:.3f}"
         recorder.progress(now, config.interactions, so_far)
-        if done or recorder.stopping or now // config.checkpoint_every > step // config.checkpoint_every:
+        if done or recorder.stopping or is_due(config.checkpoint_every, step, now):
             recorder.save_checkpoint(now, *learner.checkpoint())
         if recorder.stopping and not done:
             raise KeyboardInterrupt

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from instructrec_rl.algorithms.loop.bandits import train
-from instructrec_rl.algorithms.loop.rollouts import NEAR_TIE, greedy_propensity
+from instructrec_rl.algorithms.loop.bandits import take_report, train
+from instructrec_rl.algorithms.loop.exploration import NEAR_TIE, greedy_propensity
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import write_bytes_atomic
 from instructrec_rl.core.tensor_files import read_tensors
@@ -133,9 +133,7 @@ class Learner:
 
     def report(self) -> dict[str, float]:
         """The mean reward of the answers since the last report."""
-        mean = self.state["reward_sum"] / max(self.state["answers"], 1)
-        self.state |= {"reward_sum": 0.0, "answers": 0}
-        return {"reward": mean}
+        return take_report(self.state)
 
     def checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """All of this as tensors and JSON."""

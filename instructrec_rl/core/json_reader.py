@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from numbers import Real
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,3 +123,8 @@ def _short(text: str) -> int:
     if len(text.lstrip("-")) > MAX_DIGITS:
         raise ValueError(_TOO_LONG)
     return int(text)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number; true and false are none."""
+    return isinstance(value, int | float | Real) and not isinstance(value, bool)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instructrec_rl.core import InputError, Item
+from instructrec_rl.core.json_reader import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ def _attribute_columns(items: Sequence[Item]) -> list[np.ndarray]:
     columns: list[np.ndarray] = []
     for name in names:
         values = [item.attributes.get(name) for item in items]
-        if all(_is_number(value) for value in values):
+        if all(is_number(value) for value in values):
             distinct = np.unique(np.array(values, dtype=np.float64))
             if len(distinct) > MAX_THRESHOLDS:
                 distinct = np.unique(np.quantile(distinct, np.linspace(0, 1, MAX_THRESHOLDS + 1), method="lower"))
@@ -82,10 +83,6 @@ def _attribute_columns(items: Sequence[Item]) -> list[np.ndarray]:
             vocabulary = sorted(sorted(vocabulary, key=lambda word: (-counts[word], word))[:MAX_WORDS])
         columns += [np.array([word in each for each in members]) for word in vocabulary]
     return [column.astype(np.float32) for column in columns if 0 < column.sum() < len(items)]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _members(value: Any) -> set[str]:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from instructrec_rl.core import InputError, Item, nearest
+from instructrec_rl.core.json_reader import is_number
 
 OPS = ("has", "lacks", "is", "is_not", "any_of", "none_of", "at_most", "at_least")
 NEGATIVE = {"lacks": "has", "is_not": "is", "none_of": "any_of"}
@@ -67,7 +67,7 @@ def _fields(constraint: dict[str, Any]) -> tuple[str, str, Any]:
 def _test(op: str, value: Any) -> Callable[[Any], bool]:
     """The test for one positive op. It raises TypeError, whose text is what the op needs, on an unfit attribute."""
     if op in ("at_most", "at_least"):
-        if not _is_number(value):
+        if not is_number(value) or value != value:
             raise InputError(f'op "{op}" needs a number as value, got {value!r}')
         compare = operator.le if op == "at_most" else operator.ge
         return lambda held: bool(compare(_number(held), value))
@@ -82,12 +82,8 @@ def _test(op: str, value: Any) -> Callable[[Any], bool]:
     return lambda held: _single(held) == value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and value == value
-
-
 def _number(held: Any) -> Any:
-    if not _is_number(held):
+    if not is_number(held) or held != held:
         raise TypeError("a number")
     return held
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instructrec_rl.core import InputError
+from instructrec_rl.core.json_reader import is_number
 
 ASKED = ("instruction", "prompt", "question", "text")  # the field that holds the instruction, in this order
 ANSWERED = ("response", "completion", "answer", "output", "generation")
@@ -169,7 +170,7 @@ def _who(value: Any) -> str | None:
 def _number(value: Any, name: str) -> float:
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise _cannot_tell(name, value)
     return value
 
@@ -273,7 +274,7 @@ def _preferred(fields: Fields, side: int | None, name: str, said: Any, by_number
 
 def _ranked(fields: Fields, value: list[Fields], name: str) -> list[Answer]:
     """A ranking; where some share a rank, preferences between those that do not."""
-    if any(isinstance(one["rank"], bool) or not isinstance(one["rank"], int | float) for one in value):
+    if any(not is_number(one["rank"]) for one in value):
         raise _cannot_tell(name, value)
     ordered = sorted(value, key=lambda one: one["rank"])
     texts, ranks = [_text(fields, (one["value"],)) for one in ordered], [one["rank"] for one in ordered]

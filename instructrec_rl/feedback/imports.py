@@ -11,7 +11,7 @@ from typing import Any
 
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.files import read_bytes
-from instructrec_rl.core.json_reader import parse_json
+from instructrec_rl.core.json_reader import is_number, parse_json
 from instructrec_rl.feedback.annotation_tools import ASKED, Answer, Found, Questions, from_argilla, from_label_studio
 from instructrec_rl.feedback.dialogues import from_hh, from_preference, from_unpaired
 from instructrec_rl.feedback.schema import MAX_LINE_BYTES, Record, dump, make_record
@@ -105,7 +105,7 @@ def _set_scale(fields: Fields, question: str, scales: Mapping[str, Scale], path:
     given = scales.get(question, scales.get(""))
     low, high = given or DEFAULT_SCALE
     rating = fields["rating"]
-    if isinstance(rating, int | float) and not isinstance(rating, bool) and not low <= rating <= high:
+    if is_number(rating) and not low <= rating <= high:
         of = f"{question}: " if question else ""
         named = f"{question}=" if question and "=" not in question else ""
         hint = "" if given else f"; say the question's scale: --scale {named}LOWEST,HIGHEST"

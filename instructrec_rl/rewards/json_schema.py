@@ -13,21 +13,18 @@ from fractions import Fraction
 from typing import Any
 
 from instructrec_rl.core import InputError, nearest
+from instructrec_rl.core.json_reader import is_number
 from instructrec_rl.rewards.ecma_patterns import PatternError, ecma_pattern, found_in
 
 Schema = Mapping[str, Any]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
-    "number": _is_number,
-    "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),
+    "number": is_number,
+    "integer": lambda value: is_number(value) and (isinstance(value, int) or value.is_integer()),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }
@@ -106,7 +103,7 @@ def check_schema(schema: Any, where: str = "schema") -> None:
             raise InputError(f"{where}.{keyword}: expected a {wanted.__name__}, got {operand!r}")
         if wanted is list and keyword == "required" and not all(isinstance(key, str) for key in operand):
             raise InputError(f"{where}.required: expected a list of texts, got {operand!r}")
-        if keyword in (*COUNTS, *BOUNDS) and not (_is_number(operand) and (operand - operand == 0)):  # nor inf, nor nan
+        if keyword in (*COUNTS, *BOUNDS) and not (is_number(operand) and (operand - operand == 0)):  # nor inf, nor nan
             raise InputError(f"{where}.{keyword}: expected a number, got {operand!r}")
         if keyword in COUNTS and (operand < 0 or operand % 1):
             raise InputError(f"{where}.{keyword}: expected a count of at least 0, got {operand!r}")

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from instructrec_rl import load_env, load_policy
 from instructrec_rl.algorithms import dqn
+from instructrec_rl.algorithms.loop.exploration import boltzmann_propensity, greedy_propensity
 from instructrec_rl.algorithms.loop.recorder import Recorder
-from instructrec_rl.algorithms.loop.rollouts import RolloutLog, boltzmann_propensity, greedy_propensity
+from instructrec_rl.algorithms.loop.rollouts import RolloutLog
 from instructrec_rl.commands.ope.estimators import estimate
 from instructrec_rl.commands.ope.regression import cross_fit
 from instructrec_rl.config.schema import DQNConfig

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from instructrec_rl.algorithms.language.critic import attach, detach
 from instructrec_rl.algorithms.language.trainer import STATE, PolicyTrainer
 from instructrec_rl.algorithms.language.warm_start import Plan
+from instructrec_rl.algorithms.loop.recorder import is_due
 from instructrec_rl.core import InputError
 from instructrec_rl.core.hardware import num_processes, pick_device
 from instructrec_rl.policies.language.models import LanguageModel, load_language_model, restore_forward
@@ -179,11 +180,11 @@ class Follower(TrainerCallback):
         now, before = trainer.interactions, self._last
         self._last = now
         self.done = now >= config.interactions or state.global_step >= state.max_steps
-        if self.done or now // config.eval_every > before // config.eval_every:
+        if self.done or is_due(config.eval_every, before, now):
             self._evaluate()
             control.should_log = True
         recorder.progress(now, config.interactions, f"validation {self.metric} {self.best_score:.3f}")
-        due = now // config.checkpoint_every > before // config.checkpoint_every
+        due = is_due(config.checkpoint_every, before, now)
         control.should_save = self.done or recorder.stopping or due
         control.should_training_stop = self.done or recorder.stopping or recorder.stop_learning
 

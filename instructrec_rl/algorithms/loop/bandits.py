@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from instructrec_rl.algorithms.loop.recorder import is_due
+
 if TYPE_CHECKING:
     import torch
 
@@ -35,6 +37,13 @@ class Learner(Protocol):
         ...
 
 
+def take_report(state: dict[str, Any]) -> dict[str, float]:
+    """The mean reward of the answers since the last report; `state` counts on from zero."""
+    mean = state["reward_sum"] / max(state["answers"], 1)
+    state |= {"reward_sum": 0.0, "answers": 0}
+    return {"reward": mean}
+
+
 def train(learner: Learner, env: Environment, config: BanditConfig, recorder: Recorder) -> None:
     """Train for `config.interactions` answers, from the last checkpoint where there is one.
 
@@ -49,13 +58,13 @@ def train(learner: Learner, env: Environment, config: BanditConfig, recorder: Re
         learner.answer(recorder)
         now = learner.state["step"]
         done = now >= config.interactions
-        if done or now // config.eval_every > step // config.eval_every:
+        if done or is_due(config.eval_every, step, now):
             scores = recorder.validate(learner.policy)
             words = f"validation {metric} {scores[metric]:.3f}"
             recorder.log(now, **learner.report(), **{f"validation/{name}": value for name, value in scores.items()})
             done = done or recorder.stop_learning
         recorder.progress(now, config.interactions, words)
-        if done or recorder.stopping or now // config.checkpoint_every > step // config.checkpoint_every:
+        if done or recorder.stopping or is_due(config.checkpoint_every, step, now):
             recorder.save_checkpoint(now, *learner.checkpoint())
         if recorder.stopping and not done:
             raise KeyboardInterrupt

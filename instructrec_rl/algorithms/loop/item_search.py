@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from instructrec_rl.algorithms.loop.rollouts import boltzmann_propensity
+from instructrec_rl.algorithms.loop.exploration import boltzmann_propensity, boltzmann_weights
 from instructrec_rl.core import InputError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class IndexSearch:
         drawn = found[np.arange(len(found)), (scaled + rng.gumbel(size=scaled.shape)).argmax(1)]
         at_random = rng.random(len(drawn)) < epsilon
         chosen = np.where(at_random, rng.integers(len(self.menu), size=len(drawn)), drawn)
-        shares = np.exp(scaled - scaled.max(1, keepdims=True))
+        shares = boltzmann_weights(scaled)
         among = (shares * (found == chosen[:, None])).sum(1) / shares.sum(1)
         return self.menu[chosen], (1 - epsilon) * among + epsilon / len(self.menu)
 

@@ -162,3 +162,8 @@ class Recorder:
             write_text_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
             if self.monitor is not None:
                 self.monitor.restart(kept)
+
+
+def is_due(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` interactions was reached after `before`, by `now`."""
+    return now // every > before // every

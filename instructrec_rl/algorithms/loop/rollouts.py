@@ -17,7 +17,6 @@ import numpy as np
 from instructrec_rl.core.files import append_bytes, writing
 
 FILE = "rollouts.jsonl"
-NEAR_TIE = 1e-6  # learners that break ties at random add at most this to a value
 BUFFERED = 1 << 20  # characters kept before they are written
 
 
@@ -92,16 +91,3 @@ class RolloutLog:
         if kept < self.path.stat().st_size:
             with writing(self.path):
                 os.truncate(self.path, kept)
-
-
-def boltzmann_propensity(scaled: np.ndarray, chosen: np.ndarray, epsilon: float) -> np.ndarray:
-    """The probability (B,) of choosing as was chosen: softmax of Q / T (B, M), mixed with a uniform share epsilon."""
-    weights = np.exp(scaled - scaled.max(1, keepdims=True))
-    return (1 - epsilon) * weights[np.arange(len(chosen)), chosen] / weights.sum(1) + epsilon / scaled.shape[1]
-
-
-def greedy_propensity(values: np.ndarray, chosen: np.ndarray, epsilon: float = 0.0) -> np.ndarray:
-    """The probability (B,) that an epsilon-greedy choice on values (B, M), ties broken at random, had."""
-    highest = values >= values.max(1, keepdims=True) - NEAR_TIE
-    greedy = highest[np.arange(len(chosen)), chosen] / highest.sum(1)
-    return (1 - epsilon) * greedy + epsilon / values.shape[1]

@@ -38,3 +38,15 @@ def learns_by_answers(config: DQNConfig, turns: int) -> bool:
     if config.learner == "answers" and config.dropout > 0:
         raise InputError("algo.learner=answers: has no dropout; use algo.learner=transitions, or algo.dropout=0")
     return config.learner == "answers"
+
+
+def take_means(sums: dict[str, float]) -> dict[str, float]:
+    """The means of what was summed up since the last report: reward, and where there were updates loss and q.
+
+    `sums` begins again at zero.
+    """
+    means = {"reward": sums["reward"] / max(sums["answers"], 1)}
+    if sums["losses"]:
+        means |= {name: sums[name] / sums["losses"] for name in ("loss", "q")}
+    sums.update(dict.fromkeys(sums, 0.0))
+    return means

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
-from instructrec_rl.algorithms.q_learning import BY_ANSWERS
+from instructrec_rl.algorithms.q_learning import BY_ANSWERS, take_means
 from instructrec_rl.algorithms.q_learning.set_gradients import FlatSetNetwork, MemberReader
 from instructrec_rl.core.hardware import pick_device
 from instructrec_rl.encoders.item_features import item_features
@@ -206,11 +206,7 @@ class AnswerLearner:
 
     def report(self) -> dict[str, float]:
         """Means since the last report."""
-        means = {"reward": self.sums["reward"] / max(self.sums["answers"], 1)}
-        if self.sums["losses"]:
-            means |= {"loss": self.sums["loss"] / self.sums["losses"], "q": self.sums["q"] / self.sums["losses"]}
-        self.sums = dict.fromkeys(self.sums, 0.0)
-        return means
+        return take_means(self.sums)
 
     def weights_now(self, best: bool = False) -> dict[str, Tensor]:
         """The state of a `SetNetwork` as it is now, or as it was when it was best on validation."""

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from instructrec_rl.algorithms.loop.item_search import ItemSearch
-from instructrec_rl.algorithms.q_learning import BY_TRANSITIONS
+from instructrec_rl.algorithms.q_learning import BY_TRANSITIONS, take_means
 from instructrec_rl.core.hardware import pick_device
 from instructrec_rl.encoders.item_features import item_features
 from instructrec_rl.encoders.set_network import SetNetwork, StateReader
@@ -199,11 +199,7 @@ class TransitionLearner:
 
     def report(self) -> dict[str, float]:
         """Means since the last report."""
-        means = {"reward": self.sums["reward"] / max(self.sums["answers"], 1)}
-        if self.sums["losses"]:
-            means |= {"loss": self.sums["loss"] / self.sums["losses"], "q": self.sums["q"] / self.sums["losses"]}
-        self.sums = dict.fromkeys(self.sums, 0.0)
-        return means
+        return take_means(self.sums)
 
     def keep_if_best(self, score: float) -> None:
         """Remember the weights when the validation score is the highest so far."""

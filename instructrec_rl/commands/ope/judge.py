@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from instructrec_rl.algorithms.linucb import principal_components
+from instructrec_rl.algorithms.loop.exploration import boltzmann_weights
 from instructrec_rl.commands.ope.estimators import Evaluation, estimate
 from instructrec_rl.commands.ope.logs import Logs
 from instructrec_rl.commands.ope.regression import cross_fit
@@ -90,9 +91,7 @@ def _distribution(
             raise InputError("temperature: this policy chooses without values; leave it out to judge what it does")
         behind = np.full((len(instructions), len(target.items)), -np.inf)
         behind[:, target.menu] = values(asked)[:, target.menu].cpu().numpy()
-        behind -= behind.max(1, keepdims=True)  # first, so that the tiniest temperature is greedy and not 0 / 0
-        with np.errstate(over="ignore"):
-            weights = np.exp(behind / temperature)
+        weights = boltzmann_weights(behind, temperature)
         return weights / weights.sum(1, keepdims=True)
     if isinstance(policy, Policy):
         return policy.act(asked, target.menu)

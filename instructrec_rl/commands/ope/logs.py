@@ -13,6 +13,7 @@ from instructrec_rl.algorithms.loop.rollouts import FILE
 from instructrec_rl.config.schema import EnvConfig
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.files import read_jsonl, read_yaml
+from instructrec_rl.core.json_reader import is_number
 from instructrec_rl.feedback.folders import jsonl_under
 from instructrec_rl.feedback.schema import Rating, Thumbs
 from instructrec_rl.feedback.store import Store
@@ -121,7 +122,7 @@ def _text(record: dict[str, Any], key: str, path: Path, line: int) -> str:
 
 def _number(record: dict[str, Any], key: str, path: Path, line: int) -> float:
     value = record[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise InputError(f'"{key}": expected a number, got {value!r:.60}', path, line)
     return float(value)
 
