@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from instructrec_rl.policies.saved import load_policy
     from instructrec_rl.rewards import load_reward
     from instructrec_rl.rewards.metric import as_metric
+    from instructrec_rl.run.training import train
 
-__all__ = ["as_metric", "load_env", "load_policy", "load_reward"]
+__all__ = ["as_metric", "load_env", "load_policy", "load_reward", "train"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "load_env": "instructrec_rl.env.environment",
     "load_policy": "instructrec_rl.policies.saved",
     "load_reward": "instructrec_rl.rewards",
+    "train": "instructrec_rl.run.training",
 }
 
 
@@ -32,6 +34,10 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 register_with_gymnasium()

@@ -38,13 +38,13 @@ KINDS = {"env": "environment", "algo": "algorithm"}
 UNIONS = (typing.Union, types.UnionType)
 
 
-def compose(overrides: Iterable[str]) -> RunConfig:
-    """The validated configuration of one run.
+def compose(overrides: Iterable[str], further: Iterable[Setting] = ()) -> RunConfig:
+    """The validated configuration of one run; `further` settings, from Python, stand after the overrides.
 
     Later overrides win; those of `experiment=NAME` stand before all others. Raises InputError for unknown groups,
     options and names (with the nearest right one), wrong types, values out of range and broken files that it needs.
     """
-    settings = _expand_experiment(parse(overrides))
+    settings = _expand_experiment([*parse(list(overrides)), *further])
     choices = {s.key: s for s in settings if s.key in GROUPS}
     nodes = {
         "env": _env_node,

@@ -33,6 +33,9 @@ class TextPolicy:
     def __init__(self, policy: Policy | Writer, items: list[Item], menu: np.ndarray, encoder: Encoder):
         self.policy, self.items, self.menu, self.encoder = policy, items, menu, encoder
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {type(self.policy).__name__}, {len(self.menu)} of {len(self.items)} items>"
+
     def act(self, instructions: Sequence[str]) -> list[str]:
         """The response to each instruction: what it writes, or the text of the item chosen from the regular menu.
 
