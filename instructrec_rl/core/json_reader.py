@@ -38,6 +38,7 @@ def parse_json(data: bytes | str, path: str | Path | None = None, line: int | No
         raise InputError("not UTF-8 text", path, at) from error
     except UnicodeEncodeError as error:
         raise InputError(_SURROGATE, path, line) from error
+    # read the value, and look closely where something is suspect
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
         if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:

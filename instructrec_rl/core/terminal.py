@@ -24,6 +24,7 @@ def counted(what: str, unit: str, total: int, show: bool | None = None) -> Itera
     elif show or sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        # a bar on a terminal
         pace = TextColumn("{task.fields[rate]:,.0f} " + unit + "/s")
         columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), pace, TimeRemainingColumn())
         with Progress(*columns, console=console(stderr=True), transient=True) as bar:
@@ -31,6 +32,7 @@ def counted(what: str, unit: str, total: int, show: bool | None = None) -> Itera
             task = bar.tasks[number]
             yield lambda n: bar.update(number, advance=n, rate=(task.completed + n) / max(task.elapsed or 0, 1e-3))
     else:
+        # lines elsewhere
         done, began = 0, time.monotonic()
         last_line = began
 

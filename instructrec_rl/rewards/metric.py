@@ -55,6 +55,7 @@ def _metric_class() -> type:
     from datasets import Features, Value
     from datasets import Sequence as ListOf
 
+    # what it takes
     text = Value("string")
     several = Features({"predictions": text, "references": ListOf(text)})
 
@@ -72,6 +73,7 @@ def _metric_class() -> type:
                 features=[several],
             )
 
+        # adding rows
         def add(self, *, prediction: Any = None, reference: Any = None, **more: Any) -> None:
             """Add one prediction with its reference or references."""
             self.add_batch(predictions=[prediction], references=[reference], **more)
@@ -84,6 +86,7 @@ def _metric_class() -> type:
                 super().add_batch(predictions=responses, references=right)
                 self.num_added += len(responses)
 
+        # scoring what was added
         def compute(self, *, predictions: Any = None, references: Any = None, **more: Any) -> Any:
             """The means over these rows and those added before. Raises InputError, with the row, for wrong input."""
             _refuse_others(more, ("instructions", "rows"))

@@ -38,7 +38,7 @@ TRL_BASED = {
 }
 LAZY = {"transformers", "sklearn", "trl", "evaluate", "matplotlib", "hydra", "omegaconf", "rich", "tensorboard",
         "uvicorn", "fastapi", "starlette", "faiss"}  # fmt: skip
-MAX_LINES = 360  # 350, once the files are split
+MAX_LINES = 350
 MAX_ROOMS, MAX_ROOT_FILES = 13, 3
 
 

@@ -67,3 +67,7 @@ def test_a_variable_of_a_long_function_says_what_it_holds(name: str) -> None:
 def test_long_functions_have_labels() -> None:
     lines, labels = (sum(getattr(function, name) for function in LONG_ONES) for name in ("lines", "labels"))
     assert labels / lines >= LABELLED, f"{labels} labels in {lines} lines of {len(LONG_ONES)} long functions"
+
+
+def test_each_long_function_has_labels() -> None:
+    assert [function.where for function in LONG_ONES if function.labels < 2] == []
