@@ -212,6 +212,9 @@ def make(folder: Path, repo: Path) -> None:
             options |= {"algo.learner": "transitions"} if options["algo"] == "dqn" else {}
         for options in [*RUNS.values(), BENCH["overrides"]]:
             options["encoder.engine"] = "torch"
+    if (repo / "instructrec_rl" / "encoders" / "onnx_engine.py").exists():  # the engine that there was before
+        for options in [*RUNS.values(), BENCH["overrides"]]:
+            options |= {"encoder.engine": "torch"}
     write_home(home)
     for name in RUNS:
         begun = time.monotonic()

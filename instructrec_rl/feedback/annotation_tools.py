@@ -14,6 +14,7 @@ from typing import Any
 
 from instructrec_rl.core import InputError
 from instructrec_rl.core.json_reader import is_number
+from instructrec_rl.feedback.fields import Fields, text_of
 
 ASKED = ("instruction", "prompt", "question", "text")  # the field that holds the instruction, in this order
 ANSWERED = ("response", "completion", "answer", "output", "generation")
@@ -36,8 +37,6 @@ IS_REMARK = re.compile(
 )
 OF_A_PART = {"start", "end", "startOffset", "endOffset", "x", "y", "points", "vertices"}  # in a value: a region's
 NUMERIC, KINDS = ("rating", "number"), "rating, number, choices, pairwise or textarea"
-
-Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -218,15 +217,6 @@ def _cannot_tell(name: str, value: Any, hint: str = "") -> InputError:
     return InputError(f"{name}: cannot tell what {value!r:.60} says{hint}")
 
 
-def _text(fields: Fields, names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in fields:
-            if not isinstance(fields[name], str):
-                raise InputError(f"{name}: expected text, got {fields[name]!r:.60}")
-            return str(fields[name])
-    raise InputError(f"has none of the fields {', '.join(names)}")
-
-
 def _single(fields: Fields) -> bool:
     return any(name in fields for name in ANSWERED)
 
@@ -242,17 +232,17 @@ def _pair(fields: Fields) -> tuple[tuple[str, str], tuple[str, str]] | None:
 
 
 def _thumbed(fields: Fields, up: bool, name: str) -> Answer:
-    texts = {"instruction": _text(fields, ASKED), "response": _text(fields, ANSWERED)}
+    texts = {"instruction": text_of(fields, ASKED), "response": text_of(fields, ANSWERED)}
     return Answer(name, {"kind": "thumbs", **texts, "up": up})
 
 
 def _rated(fields: Fields, rating: float, name: str) -> Answer:
-    texts = {"instruction": _text(fields, ASKED), "response": _text(fields, ANSWERED)}
+    texts = {"instruction": text_of(fields, ASKED), "response": text_of(fields, ANSWERED)}
     return Answer(name, {"kind": "rating", **texts, "rating": rating})
 
 
 def _corrected(fields: Fields, text: str, name: str) -> Answer:
-    texts = {"instruction": _text(fields, ASKED), "response": _text(fields, ANSWERED)}
+    texts = {"instruction": text_of(fields, ASKED), "response": text_of(fields, ANSWERED)}
     return Answer(name, {"kind": "correction", **texts, "corrected": text})
 
 
@@ -267,9 +257,9 @@ def _preferred(fields: Fields, side: int | None, name: str, said: Any, by_number
         raise _cannot_tell(name, said)
     else:
         tie = {}
-    first, second = _text(fields, (pair[0][0],)), _text(fields, (pair[0][1],))
+    first, second = text_of(fields, (pair[0][0],)), text_of(fields, (pair[0][1],))
     texts = {"chosen": second, "rejected": first} if side == 1 else {"chosen": first, "rejected": second}
-    return Answer(name, {"kind": "preference", "instruction": _text(fields, ASKED), **texts, **tie}, by_number)
+    return Answer(name, {"kind": "preference", "instruction": text_of(fields, ASKED), **texts, **tie}, by_number)
 
 
 def _ranked(fields: Fields, value: list[Fields], name: str) -> list[Answer]:
@@ -277,8 +267,8 @@ def _ranked(fields: Fields, value: list[Fields], name: str) -> list[Answer]:
     if any(not is_number(one["rank"]) for one in value):
         raise _cannot_tell(name, value)
     ordered = sorted(value, key=lambda one: one["rank"])
-    texts, ranks = [_text(fields, (one["value"],)) for one in ordered], [one["rank"] for one in ordered]
-    asked = _text(fields, ASKED)
+    texts, ranks = [text_of(fields, (one["value"],)) for one in ordered], [one["rank"] for one in ordered]
+    asked = text_of(fields, ASKED)
     if len(set(ranks)) == len(ranks):
         return [Answer(name, {"kind": "ranking", "instruction": asked, "responses": texts})]
     if len(set(ranks)) == 1:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from instructrec_rl.core import InputError
+from instructrec_rl.feedback.fields import Fields, text_of
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 SPEAKERS = {"user": "Human", "human": "Human", "assistant": "Assistant"}
 
-Fields = dict[str, Any]
 Messages = list[dict[str, Any]]
 
 
@@ -48,7 +48,7 @@ def from_unpaired(row: Fields) -> Iterator[Fields]:
 
 def from_hh(row: Fields) -> Iterator[Fields]:
     """The dialogue up to the last turn of the assistant is the instruction; both must share it."""
-    chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
+    chosen, rejected = text_of(row, ("chosen",)), text_of(row, ("rejected",))
     asked, found, good = chosen.rpartition(ASSISTANT)
     other, _, bad = rejected.rpartition(ASSISTANT)
     if not found or asked != other:
@@ -113,14 +113,6 @@ def _shared(first: Any, second: Any) -> int:
     """How many characters, or messages, two sequences share at their beginning."""
     most = min(len(first), len(second))
     return next((k for k in range(most) if first[k] != second[k]), most)
-
-
-def _text(row: Fields, name: str) -> str:
-    if name not in row:
-        raise InputError(f"has none of the fields {name}")
-    if not isinstance(row[name], str):
-        raise InputError(f"{name}: expected text, got {row[name]!r:.60}")
-    return str(row[name])
 
 
 def _said(row: Fields, name: str) -> str:

@@ -14,6 +14,7 @@ from instructrec_rl.core.files import read_bytes
 from instructrec_rl.core.json_reader import is_number, parse_json
 from instructrec_rl.feedback.annotation_tools import ASKED, Answer, Found, Questions, from_argilla, from_label_studio
 from instructrec_rl.feedback.dialogues import from_hh, from_preference, from_unpaired
+from instructrec_rl.feedback.fields import Fields, text_of
 from instructrec_rl.feedback.schema import MAX_LINE_BYTES, Record, dump, make_record
 from instructrec_rl.feedback.store import item_key
 
@@ -22,7 +23,6 @@ DEFAULT_SCALE = (1.0, 5.0)
 # What a list of rows is cut at. A quote that begins no whole text stands alone, and means that the list is broken.
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
 
-Fields = dict[str, Any]
 Scale = tuple[float, float]
 
 
@@ -208,21 +208,12 @@ def _parsed(data: bytes, path: Path, line: int | None) -> Any:
         return error
 
 
-def _text(row: Fields, names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in row:
-            if not isinstance(row[name], str):
-                raise InputError(f"{name}: expected text, got {row[name]!r:.60}")
-            return str(row[name])
-    raise InputError(f"has none of the fields {', '.join(names)}")
-
-
 def _from_pandalm(row: Fields) -> Iterator[Fields | InputError]:
     """Votes 1, 2 or 0 (a tie) of annotator1, annotator2, ...; `input` follows the instruction."""
-    asked = _text(row, ASKED)
+    asked = text_of(row, ASKED)
     if isinstance(row.get("input"), str) and row["input"].strip():
         asked = f"{asked}\n{row['input']}"
-    first, second = _text(row, FIRST), _text(row, SECOND)
+    first, second = text_of(row, FIRST), text_of(row, SECOND)
     votes = {name: vote for name, vote in row.items() if name.startswith("annotator")}
     if not votes:
         raise InputError("has no field annotator1")
