@@ -78,11 +78,19 @@ def _key(constraint: Any) -> Any:
     """The same for constraints that ask the same; its text for a broken record, which `satisfies` will explain."""
     try:
         value = constraint["value"]
-        key = (constraint["attribute"], constraint["op"], tuple(value) if type(value) is list else value)
+        if type(value) is list:
+            key = (constraint["attribute"], constraint["op"], tuple(map(_typed, value)))
+        else:
+            key = (constraint["attribute"], constraint["op"], _typed(value))
         hash(key)
     except (KeyError, TypeError):
         return repr(constraint)
     return key
+
+
+def _typed(value: Any) -> Any:
+    """Told apart from what Python takes for equal: `true` from 1."""
+    return (bool, value) if type(value) is bool else value
 
 
 def _where(batch: Batch, what: int | str) -> str:

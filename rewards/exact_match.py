@@ -10,6 +10,7 @@ import numpy as np
 
 from instructrec_rl.core import Batch
 from instructrec_rl.core.options import option
+from instructrec_rl.core.same_text import canonical
 from instructrec_rl.env.item_finder import ItemFinder
 from instructrec_rl.rewards import RewardContext
 from instructrec_rl.rewards.pairs import distinct_pairs
@@ -19,7 +20,7 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 @dataclass
 class Config:
-    """Case and white space never count; these drop more before comparing, as SQuAD's evaluation script does."""
+    """Case, white space and invisible marks never count; these drop more before comparing, as SQuAD's script does."""
 
     punctuation: bool = option(False, "drop punctuation and symbols before comparing")
     articles: bool = option(False, "drop the English articles a, an, the before comparing")
@@ -38,13 +39,15 @@ class Reward:
         """Scores (B,), each 0 or 1."""
         pairs = distinct_pairs(batch)
         texts = list(map(self._normalise, pairs.texts))
-        named = [self.item_texts[item] if item >= 0 else "" for item in self.find_items(pairs.texts)]
+        items = self.find_items(pairs.texts)
+        named = [self.item_texts[item] if item >= 0 else text for item, text in zip(items, texts)]
         ids = {text: place for place, text in enumerate(dict.fromkeys([*texts, *named]))}
-        as_text = np.array([ids[text] for text in texts])
-        as_item = np.array([ids[item or text] for item, text in zip(named, texts)])
-        right = (as_text[pairs.response] == as_text[pairs.reference]) | (
-            as_item[pairs.response] == as_item[pairs.reference]
-        )
+        as_text, as_item = (np.array([ids[text] for text in column]) for column in (texts, named))
+        response, reference = pairs.response, pairs.reference
+        right = (as_text[response] == as_text[reference]) | (as_item[response] == as_item[reference])
+        # where both name an item, the items decide: their texts may differ by case alone
+        both = (items[response] >= 0) & (items[reference] >= 0)
+        right = np.where(both, items[response] == items[reference], right)
         scores = pairs.best(right)
         if batch.rows is not None and self.items:
             scores = scores | self._names_best(batch)
@@ -61,7 +64,7 @@ class Reward:
     def _normalise(self, text: str) -> str:
         if self.config.unicode:
             text = unicodedata.normalize("NFKC", text)
-        text = text.casefold()
+        text = canonical(text).casefold()
         if self.config.punctuation:
             text = "".join(char for char in text if unicodedata.category(char)[0] not in "PS")
         if self.config.articles:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from instructrec_rl.config.env_yaml import FILE, read_env_yaml
 from instructrec_rl.config.experiments import is_bench
 from instructrec_rl.config.schema import ALGORITHM_NOTES
 from instructrec_rl.core import InputError, nearest
@@ -60,8 +61,8 @@ def _described(paths: dict[str, Path], describe: Callable[[Path], str]) -> dict[
 
 
 def _env_line(folder: Path) -> str:
-    about = read_yaml(folder / "env.yaml")
-    return str(about.get("description") or f"format {about.get('format', 'not given')}")
+    about = read_env_yaml(folder / FILE)
+    return about.description or f"format {about.format}"
 
 
 def _reward_line(path: Path) -> str:

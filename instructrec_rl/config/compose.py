@@ -13,13 +13,13 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from instructrec_rl.config.env_yaml import FILE, read_env_yaml
 from instructrec_rl.config.experiments import run_settings
 from instructrec_rl.config.overrides import Setting, parse, shown
 from instructrec_rl.config.schema import (
     ALGORITHM_CONFIGS,
     DEFAULT_ALGO,
     DEFAULT_ENV,
-    DEFAULT_REWARD,
     ENCODERS,
     GROUPS,
     LANGUAGE_ALGORITHMS,
@@ -80,17 +80,20 @@ def _known(setting: Setting, names: Mapping[str, Any]) -> Any:
 def _with_defaults(choices: dict[str, Setting], settings: list[Setting]) -> dict[str, Setting]:
     """The choice of every group; env.yaml may name the algorithm and the reward."""
     env = choices.get("env", Setting("env", DEFAULT_ENV))
-    env_yaml = _known(env, find_envs()) / "env.yaml"
-    about = read_yaml(env_yaml)
-    own = str(about.get("action", "choose"))
-    action = next((str(s.value) for s in reversed(settings) if s.key == "env.action" and s.value), own)
-    named = about.get("algo") if action == own else None  # env.yaml's choice is for its own kind of action
+    about = read_env_yaml(_known(env, find_envs()) / FILE)
+    given = {s.key: str(s.value) for s in settings if s.key.startswith("env.") and s.value}
+    action = given.get("env.action", about.action)
+    named = about.algo if action == about.action else ""  # env.yaml's choice is for its own kind of action
     algo = named or DEFAULT_ALGO.get(action, "dqn")
-    reward = about.get("reward") or ("exact_match" if about.get("format") == "intents" else DEFAULT_REWARD)
+    reward = (
+        ""
+        if "reward" in choices
+        else about.default_reward(given.get("env.path", ""), given.get("env.catalog", "default"))
+    )
     return {
         "env": env,
-        "reward": Setting("reward", reward, env_yaml if "reward" in about else None),
-        "algo": Setting("algo", algo, env_yaml if named else None),
+        "reward": Setting("reward", reward, about.file if about.reward else None),
+        "algo": Setting("algo", algo, about.file if named else None),
         "encoder": Setting("encoder", "minilm"),
         "policy": Setting("policy", "default"),
         **choices,

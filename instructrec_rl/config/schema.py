@@ -9,7 +9,7 @@ from typing import Any
 from instructrec_rl.core.options import option
 
 GROUPS = ("env", "reward", "algo", "encoder", "policy", "experiment")
-DEFAULT_ENV, DEFAULT_REWARD = "pizza_rec", "constraints"
+DEFAULT_ENV = "pizza_rec"
 DEFAULT_ALGO = {"choose": "dqn", "generate": "ppo"}
 
 DEVICE = {

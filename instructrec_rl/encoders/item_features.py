@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from instructrec_rl.core.json_reader import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
 
 MAX_THRESHOLDS = 32
 MAX_WORDS = 2_048  # values of one attribute that become indicators, the most frequent ones
@@ -32,16 +35,19 @@ def item_features(
 
     kind: `attributes` (categories as indicators, lists as several, numbers as "at most t" for each threshold t),
     `text` (the text's embedding beside an indicator of the item, the embedding alone over `MAX_INDICATED` items),
-    `ids` (the indicator alone), or `auto`: attributes where the catalog has any, else text. embed: gives the texts'
+    `ids` (the indicator alone), or `auto`: attributes where the catalog has any, with the text beside
+    them where they do not tell all items apart, else text. embed: gives the texts'
     embeddings (A, D); called for the text only. Raises InputError for `ids` over `MAX_INDICATED` items.
     """
-    constant = np.ones((len(items), 1), dtype=np.float32)
-    # attributes, where there are any
-    if kind in ("auto", "attributes"):
-        columns = _attribute_columns(items)
-        if columns:
-            return np.concatenate([constant, np.stack(columns, axis=1)], axis=1), None
-    # an indicator of each item
+    parts = [np.ones((len(items), 1), dtype=np.float32)]
+    if kind in ("auto", "attributes") and (columns := _attribute_columns(items)):
+        parts += [np.stack(columns, axis=1)]
+        alike = _alike(parts[-1])
+        if alike:
+            _say_alike([items[position] for position in alike], kind)
+        if kind == "attributes" or not alike:
+            return np.concatenate(parts, axis=1), None
+    # an indicator of each item, and its text
     indicated = len(items) <= MAX_INDICATED
     if kind == "ids" and not indicated:
         raise InputError(
@@ -50,16 +56,31 @@ def item_features(
         )
     identity = np.eye(len(items), dtype=np.float32) if indicated else np.empty((len(items), 0), dtype=np.float32)
     if kind == "ids":
-        return np.concatenate([constant, identity], axis=1), None
-    # the texts' embeddings, and a start from them
+        return np.concatenate([*parts, identity], axis=1), None
     vectors = embed()
     spread = vectors - vectors.mean(0)  # texts of one catalog share most of their direction
     # as long as a row of attributes is: entries of unit variance made DQN's updates unstable
     scale = max(float(np.linalg.norm(spread, axis=1).mean()), 1e-6) / TEXT_LENGTH
-    features = np.concatenate([constant, spread / scale, identity], axis=1)
+    first = sum(part.shape[1] for part in parts)
+    features = np.concatenate([*parts, spread / scale, identity], axis=1)
     prior = np.zeros((features.shape[1], vectors.shape[1]), dtype=np.float32)
-    prior[1 : 1 + vectors.shape[1]] = PRIOR * scale * np.eye(vectors.shape[1])
+    prior[first : first + vectors.shape[1]] = PRIOR * scale * np.eye(vectors.shape[1])
     return features, prior
+
+
+def _alike(columns: np.ndarray) -> list[int]:
+    """Positions of the first two items that have the same attributes, or nothing where all differ."""
+    first: dict[bytes, int] = {}
+    for position, row in enumerate(columns):
+        before = first.setdefault(row.tobytes(), position)
+        if before != position:
+            return [before, position]
+    return []
+
+
+def _say_alike(pair: Sequence[Item], kind: str) -> None:
+    said = "their texts are read too" if kind == "auto" else "they can never be told apart; use algo.item_features=auto"
+    log.warning('items with the same attributes, "%s" and "%s" among them: %s', pair[0].id, pair[1].id, said)
 
 
 def _attribute_columns(items: Sequence[Item]) -> list[np.ndarray]:

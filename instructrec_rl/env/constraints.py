@@ -1,6 +1,7 @@
 """What it means for an item to satisfy a constraint. The `constraints` reward and the environments share it.
 
-A constraint is a record {"kind", "attribute", "op", "value"}; `kind` is a label for reports and decides nothing.
+A constraint is a record {"kind", "attribute", "op", "value"}; `kind` is a label for reports and decides nothing. Values
+are equal as `core.same_text.same_value` has it: `true` is not 1, and a text's Unicode form does not count.
 
 | op | value | attribute | satisfied where | item without the attribute |
 |---|---|---|---|---|
@@ -20,6 +21,7 @@ import numpy as np
 
 from instructrec_rl.core import InputError, Item, nearest
 from instructrec_rl.core.json_reader import is_number
+from instructrec_rl.core.same_text import comparable
 
 OPS = ("has", "lacks", "is", "is_not", "any_of", "none_of", "at_most", "at_least")
 NEGATIVE = {"lacks": "has", "is_not": "is", "none_of": "any_of"}
@@ -74,18 +76,26 @@ def _test(op: str, value: Any) -> Callable[[Any], bool]:
     if op == "any_of":
         if not isinstance(value, list | tuple):
             raise InputError(f'op "any_of" or "none_of" needs a list as value, got {value!r}')
-        return lambda held: any(one in value for one in (held if isinstance(held, list | tuple) else [held]))
+        wanted = [comparable(one) for one in value]
+        return lambda held: any(
+            comparable(one) in wanted for one in (held if isinstance(held, list | tuple) else [held])
+        )
     if isinstance(value, list | tuple | dict):
         raise InputError(f'op "{op}" or its negative needs one value, got {value!r}')
+    one_wanted = comparable(value)
     if op == "has":
-        return lambda held: value in _list(held)
-    return lambda held: _single(held) == value
+        return lambda held: one_wanted in map(comparable, _list(held))
+    return lambda held: comparable(_single(held)) == one_wanted
 
 
 def _number(held: Any) -> Any:
     if not is_number(held) or held != held:
         raise TypeError("a number")
     return held
+
+
+def _listed(held: Any) -> Sequence[Any]:
+    return held if isinstance(held, list | tuple) else [held]
 
 
 def _list(held: Any) -> Sequence[Any]:

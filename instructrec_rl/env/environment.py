@@ -258,7 +258,7 @@ class Dynamics:
 def load_env(name: str, *, reward: str = "", encoder: str | Encoder = "minilm", **options: Any) -> Environment:
     """Load an environment by name: its spec, splits and dynamics.
 
-    reward: a reward's name (default: env.yaml's `reward`, else constraints where the data has them, else exact_match);
+    reward: a reward's name (default: see `About.default_reward`);
     options: the fields of `EnvConfig` (path, state, catalog, turns, ...). Raises InputError for anything unknown.
     """
     known = [f.name for f in fields(EnvConfig) if f.name != "name"]
@@ -277,9 +277,4 @@ def make_environment(
         from instructrec_rl.encoders.loading import load_encoder
 
         encoder = load_encoder(EncoderConfig(name=encoder))
-    return Environment(spec, encoder, reward or default_reward(spec), reward_options or {})
-
-
-def default_reward(spec: Spec) -> str:
-    """The reward of an environment that names none: its constraints where it has them, else exact match."""
-    return spec.reward or ("constraints" if "constraints" in spec.examples[0].row else "exact_match")
+    return Environment(spec, encoder, reward or spec.reward, reward_options or {})

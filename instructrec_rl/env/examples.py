@@ -24,7 +24,7 @@ from instructrec_rl.core.files import cache_base, sha256_file
 from instructrec_rl.core.terminal import counted
 
 BATCH = 65_536
-LAYOUT = "1"  # of the file; part of its name
+LAYOUT = "2"  # of the file; part of its name
 SHOWN = 1_000  # rows between two movements of the progress bar
 
 Read = Iterable[tuple[Example, str | None]]  # examples with the data's name of their split

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
+from instructrec_rl.config.env_yaml import FILE, read_env_yaml
 from instructrec_rl.core import InputError
-from instructrec_rl.core.files import find_envs, read_yaml
+from instructrec_rl.core.files import find_envs
 
 
 def register_environments() -> None:
@@ -21,11 +22,11 @@ def register_environments() -> None:
 
     for name, folder in find_envs().items():
         try:
-            version = read_yaml(folder / "env.yaml").get("version")
+            version = read_env_yaml(folder / FILE).version
         except InputError:
             continue  # the commands that use it report it; one broken file must not break `import gymnasium`
         env_id = f"instructrec/{name}-v{version}"
-        if type(version) is int and env_id not in registry:
+        if env_id not in registry:
             register(
                 env_id,
                 entry_point="instructrec_rl.env.gym:InstructionEnv",

@@ -130,7 +130,7 @@ def _stats(argv: list[str]) -> int:
         asked = {split: [env.examples[row].instruction for row in rows] for split, rows in env.splits.items()}
         covered = quality.coverage(records, asked)
         print("coverage: " + ", ".join(f"{printable(split)} {has:,} of {of:,}" for split, (has, of) in covered.items()))
-    from instructrec_rl.env.item_finder import fold
+    from instructrec_rl.core.same_text import fold
 
     alike = quality.near_duplicates(records, fold)
     print(f"duplicates: {store.num_duplicates:,} by id, {alike:,} but for case and white space")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import instructrec_rl
+import instructrec_rl.run
 from instructrec_rl.commands import list as listing
 from instructrec_rl.commands import new
 from instructrec_rl.core import InputError
@@ -39,7 +39,7 @@ def runs(monkeypatch):
     module = types.ModuleType("instructrec_rl.run.experiment")
     module.run = fake_run
     monkeypatch.setitem(sys.modules, "instructrec_rl.run.experiment", module)
-    monkeypatch.setattr(instructrec_rl, "experiment", module, raising=False)
+    monkeypatch.setattr(instructrec_rl.run, "experiment", module, raising=False)
     return given
 
 
@@ -180,9 +180,12 @@ def test_sweep_runs_every_combination_and_writes_nothing(here, capsys, runs):
     assert list(here.iterdir()) == []
 
 
+ABOUT = "name: {}\nversion: 1\nformat: catalog\naction: choose\nmetrics: [rouge]\n"
+
+
 def test_sweep_takes_the_defaults_of_each_environment(here, capsys, runs):
     (here / "envs" / "mine").mkdir(parents=True)
-    (here / "envs" / "mine" / "env.yaml").write_text("algo: random\nreward: rouge\n")
+    (here / "envs" / "mine" / "env.yaml").write_text(ABOUT.format("mine") + "algo: random\nreward: rouge\n")
     assert outcome(capsys, "run", "-m", "env=pizza_rec,mine", "out='x/${env.name}'")[0] == 0
     assert [(c.algo.name, c.reward.name, c.out) for c in runs] == [
         ("dqn", "constraints", "x/pizza_rec"),
@@ -204,7 +207,7 @@ def test_a_failed_run_does_not_stop_a_sweep(here, capsys, runs):
 def test_list_is_plain_off_a_terminal_and_marks_broken_files(here, capsys):
     for name, text in {
         "envs/bad/env.yaml": "a: b: c\n",
-        "envs/good/env.yaml": "description: fine\n",
+        "envs/good/env.yaml": ABOUT.format("good") + "description: fine\n",
         "rewards/bad.py": "def f(:\n",
         "rewards/good.py": '"""Does good.\n\nMore.\n"""\n1 / 0\n',
         "experiments/quick.yaml": "seed: 1\n",

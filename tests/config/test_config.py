@@ -133,13 +133,14 @@ def test_a_reward_yaml_sets_other_defaults(here):
 
 
 def test_env_yaml_names_algorithm_and_reward(here):
-    path = write(here / "envs" / "mine" / "env.yaml", "action: choose\nalgo: random\nreward: rouge\n")
+    about = "name: mine\nversion: 1\nformat: catalog\naction: choose\nmetrics: [rouge]\n"
+    path = write(here / "envs" / "mine" / "env.yaml", about + "algo: random\nreward: rouge\n")
     run = compose(["env=mine"])
     assert (run.env.name, run.algo.name, run.reward.name) == ("mine", "random", "rouge")
     assert compose(["env=mine", "algo=dqn", "reward=exact_match"]).algo.name == "dqn"
-    path.write_text("algo: dqm\n")
+    path.write_text(about + "reward: rouge\nalgo: dqm\n")
     assert error_of("env=mine").startswith(f'{path}: algo=dqm: there is no such algorithm. Did you mean "dqn"?')
-    path.write_text("format: intents\n")
+    path.write_text(about.replace("catalog", "intents"))
     assert compose(["env=mine"]).reward.name == "exact_match"
 
 

@@ -42,7 +42,7 @@ def test_env_yaml_without_a_field(toys: Toys, missing: str) -> None:
     ("about", "words"),
     [
         ({"format": "catalogue"}, 'format="catalogue" is not known. Did you mean "catalog"?'),
-        ({"action": "chose"}, 'env.action="chose" is not known. Did you mean "choose"?'),
+        ({"action": "chose"}, 'action="chose" is not known. Did you mean "choose"?'),
         ({"version": "one"}, "the field \"version\" is 'one'; expected an integer"),
         ({"metric": ["x"]}, 'unknown field "metric". Did you mean "metrics"?'),
         ({"state": "clause"}, 'Did you mean "clauses"?'),

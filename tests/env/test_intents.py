@@ -110,7 +110,7 @@ def test_labels_that_training_never_saw_are_left_out_and_counted(here: Path) -> 
         ("data.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": \n', "data.jsonl:2: broken JSON: "),
         (
             "data.jsonl",
-            '{"text": "a", "label": "x"}\n{"text": "b", "label": 3}\n',
+            '{"text": "a", "label": "x"}\n{"text": "b", "label": 3.5}\n',
             'data.jsonl:2: the column "label" is',
         ),
         (
@@ -119,7 +119,7 @@ def test_labels_that_training_never_saw_are_left_out_and_counted(here: Path) -> 
             'data.jsonl:2: the column "text" is',
         ),
         ("data.csv", "text,label\na,x\nb\n", 'data.csv:3: the column "label" is missing or not text'),
-        ("data.csv", 'text,label\na,x\n"b,y\n', "data.csv: not a readable CSV file: "),
+        ("data.csv", 'text,label\na,x\n"b,y\n', "data.csv:2: not a readable CSV file: "),
         ("data.json", '{"train": [["a", "x"],\n["b" "y"]]}', "data.json:2: broken JSON: "),
         ("data.json", '{"train": [["a", "x"], ["b"]]}', "split \"train\", entry 1: ['b']; expected [text, label]"),
         ("data.json", '{"train": [["a", "x"]], "test": []}', 'split "test" is empty'),

@@ -24,8 +24,9 @@ from instructrec_rl.core import terminal as progress
 from instructrec_rl.encoders import states
 from instructrec_rl.encoders.bert import EncoderConfig
 from instructrec_rl.encoders.loading import load_encoder
-from instructrec_rl.env import examples, spec
+from instructrec_rl.env import examples
 from instructrec_rl.env.examples import ExampleList, ExampleTable
+from instructrec_rl.env.formats import catalog
 from instructrec_rl.run.evaluate import Answers, Scorer, chance, watched
 from tests.algorithms.test_dqn import SMALL, recorder, same, steps
 from tests.env.test_env import spoil
@@ -37,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every file of instructions counts as large; the table is cached in an empty folder, in batches of 3 rows."""
-    monkeypatch.setattr(spec, "LARGE_FILE", 0)
+    monkeypatch.setattr(catalog, "LARGE_FILE", 0)
     monkeypatch.setattr(examples, "BATCH", 3)
     monkeypatch.setattr(examples, "cache_base", lambda: tmp_path / "cache")
     monkeypatch.setattr(states, "BLOCK", 5)
@@ -46,7 +47,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def in_memory(monkeypatch: pytest.MonkeyPatch) -> Any:
     with monkeypatch.context() as patched:
-        patched.setattr(spec, "LARGE_FILE", 1 << 40)
+        patched.setattr(catalog, "LARGE_FILE", 1 << 40)
         return load_env("toys")
 
 
@@ -93,8 +94,8 @@ def test_any_jsonl_is_the_same_as_a_table(stored: Path, tmp_path: Path, rows: li
     path, items = tmp_path / "any.jsonl", [Item(name, name, f"the text of {name}", {}) for name in "abc"]
     lines = (json.dumps({"id": f"r{i}", **row}, ensure_ascii=escaped) for i, row in enumerate(rows))
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    read = list(spec._instructions(path, items))
-    table, splits = spec._read_instructions(path, items)
+    read = list(catalog._instructions(path, items))
+    table, splits = catalog.read_instructions(path, items)
     assert_equal(table, ExampleList(example for example, _ in read))
     assert splits == [split for _, split in read]
 
@@ -202,7 +203,7 @@ def test_where_nothing_can_be_written_all_is_in_memory(
     toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     toys()
-    monkeypatch.setattr(spec, "LARGE_FILE", 0)
+    monkeypatch.setattr(catalog, "LARGE_FILE", 0)
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(examples, "cache_base", lambda: tmp_path / "file")
     with caplog.at_level(logging.WARNING):
@@ -244,10 +245,18 @@ def test_large_splits_are_scored_in_blocks_and_watched_in_part(toys: Toys, monke
 @pytest.mark.slow
 def test_memory_of_many_instructions(tmp_path: Path) -> None:
     """200,000 instructions start from their cache with little more memory than 2,000 of them."""
-    program, found = str(ROOT / "benchmarks" / "scaling.py"), tmp_path / "found.json"
-    command = [sys.executable, program, "--out", str(tmp_path / "worlds"), "--json", str(found)]
+    found = tmp_path / "found.json"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed.scaling",
+        "--out",
+        str(tmp_path / "worlds"),
+        "--json",
+        str(found),
+    ]
     command += ["--items", "60", "--instructions", "2000", "200000", "--interactions", "7680"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     few, many = json.loads(found.read_text())["instructions"]
     assert (few["instructions"], many["instructions"]) == (2_000, 200_000)

@@ -346,7 +346,8 @@ def test_an_error_in_a_part_names_the_part(empty: Path) -> None:
         ("", ["x"], {}, 0.0),
         ("हिन्दी!", ["हिन्दी"], {"punctuation": True}, 1.0),
         ("披萨。", ["披萨"], {"punctuation": True}, 1.0),
-        ("e\u0301clair", ["éclair"], {}, 0.0),
+        ("e\u0301clair", ["éclair"], {}, 1.0),
+        ("e\u0301clair\u200b", ["\ufeffe\u0301clair"], {}, 1.0),
         ("e\u0301clair ＡＢ ﬁsh", ["éclair ab fish"], {"unicode": True}, 1.0),
     ],
 )
@@ -466,4 +467,5 @@ def test_item_finder() -> None:
 
 def test_a_name_that_two_items_share_names_none() -> None:
     twins = [Item("1", "Special", "ham", {}), Item("2", "special", "olives", {}), Item("3", "ham", "tuna", {})]
-    assert ItemFinder(twins)(["special", "ham", "olives", "2", "3"]).tolist() == [-1, 0, 1, 1, 2]
+    assert ItemFinder(twins)(["SPECIAL", "ham", "olives", "2", "3"]).tolist() == [-1, 0, 1, 1, 2]
+    assert ItemFinder(twins)(["special", "Special!"]).tolist() == [1, 0]  # as it is written, one item's alone
