@@ -22,6 +22,7 @@ from instructrec_rl.algorithms.loop.item_search import ItemSearch
 from instructrec_rl.algorithms.loop.recorder import is_due
 from instructrec_rl.algorithms.q_learning import learns_by_answers
 from instructrec_rl.algorithms.q_learning.answers import AnswerLearner
+from instructrec_rl.core import DivergedError
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
 from instructrec_rl.core.forms import read_form
 from instructrec_rl.encoders.set_network import NetworkForm, SetNetwork, StateReader, read_network
@@ -113,6 +114,8 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
         env.reward.at(step)
         learner.advance(recorder)
         now = learner.count["step"]
+        if not math.isfinite(learner.sums["loss"] + learner.sums["q"]):
+            raise DivergedError(now, "the loss", value=learner.sizes.learning_rate)
         done = now >= config.interactions
         if done or is_due(config.eval_every, step, now):
             scores = recorder.validate(policy_of(learner, env.spec.state))

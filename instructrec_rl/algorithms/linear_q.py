@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from instructrec_rl.algorithms.loop.bandits import take_report, train
 from instructrec_rl.algorithms.loop.exploration import NEAR_TIE, greedy_propensity
-from instructrec_rl.core import InputError
+from instructrec_rl.core import DivergedError, InputError
 from instructrec_rl.core.files import write_bytes_atomic
 from instructrec_rl.core.tensor_files import read_tensors
 from instructrec_rl.env.environment import Turn
@@ -113,7 +113,10 @@ class Learner:
         if dynamics.turns > 1:
             ahead = (self._features(outcome.turn) @ weights.T).max(1)
             target = target + config.gamma * ~outcome.terminated * ahead
-        self._update(features, items, target - values[np.arange(len(chosen)), chosen])
+        delta = target - values[np.arange(len(chosen)), chosen]
+        if not np.isfinite(delta).all():
+            raise DivergedError(step, "the error of a value", "algo.learning_rate", config.learning_rate)
+        self._update(features, items, delta)
         ended = outcome.terminated | outcome.truncated
         self.turn = outcome.turn.replace(ended, dynamics.start(self._draw(rng, int(ended.sum()))))
         self.state = {

@@ -10,6 +10,7 @@ far more data than the learned reward of `reward=human_feedback`, and a GPU for 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from instructrec_rl.core import InputError
+from instructrec_rl.core import DivergedError, InputError
 from instructrec_rl.core.files import write_text_atomic
 from instructrec_rl.core.forms import Form, Size, read_form
 from instructrec_rl.core.hardware import pick_device
@@ -196,6 +197,8 @@ def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConf
             control.should_training_stop = control.should_training_stop or recorder.stopping
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if not math.isfinite(float((logs or {}).get("loss", 0.0))):
+                raise DivergedError(state.global_step, "the loss", "algo.learning_rate", config.learning_rate)
             kept = {key: float(value) for key, value in (logs or {}).items() if key in ("loss", "accuracy", "margin")}
             if kept:
                 recorder.log(round(config.interactions * state.global_step / max(1, state.max_steps)), **kept)
@@ -217,6 +220,7 @@ def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConf
         activation_checkpointing=False,
         bf16=False,
         save_strategy="no",
+        logging_nan_inf_filter=False,  # it would log the loss before in place of one that is not a number
         report_to="none",
         logging_steps=max(1, len(pairs) * config.epochs // config.batch_size // 20),
         disable_tqdm=True,
@@ -233,6 +237,8 @@ def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConf
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    if not all(weights.isfinite().all() for weights in policy.model.parameters()):
+        raise DivergedError(trainer.state.global_step, "a weight", "algo.learning_rate", config.learning_rate)
     # stop where asked
     if recorder.stopping:
         raise KeyboardInterrupt

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from instructrec_rl.core import DivergedError
 from instructrec_rl.core.files import write_bytes_atomic, write_json_atomic
 from instructrec_rl.core.forms import read_form
 from instructrec_rl.core.hardware import pick_device
@@ -108,11 +109,14 @@ def learn(env: Environment, config: SupervisedConfig, recorder: Recorder) -> Sup
             chosen = order[start : start + config.batch_size]
             logits = network(read(rows[chosen])) @ offered.T
             loss = nn.functional.cross_entropy(logits, goals[torch.from_numpy(chosen).to(device)])
+            if not math.isfinite(error := loss.item()):
+                step = epoch * len(rows) + start
+                raise DivergedError(step, "the loss", "algo.learning_rate", config.learning_rate)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += loss.item() * len(chosen)
+            total += error * len(chosen)
         # evaluate and log
         scores = recorder.validate(policy)
         if scores[metric] > best:

@@ -148,6 +148,7 @@ def carry_out(
             if launcher.ended(started) is None:
                 launcher.kill(started)
             state.status = "stopped"
+            state.save()
     return codes
 
 

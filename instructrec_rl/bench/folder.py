@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from instructrec_rl.core.claims import claim
-from instructrec_rl.core.files import remove_abandoned, write_json_atomic, writing
+from instructrec_rl.core.files import write_json_atomic, writing
+from instructrec_rl.core.leftovers import remove_abandoned
 from instructrec_rl.run.screen import main_metric
 
 if TYPE_CHECKING:

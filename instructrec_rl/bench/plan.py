@@ -52,7 +52,7 @@ def plan(bench: Bench, out: Path, further: Sequence[str] = ()) -> list[PlannedRu
     runs: list[PlannedRun] = []
     data: dict[str, str] = {}
     for variant, chosen in bench.variants.items():
-        own_options = {"baselines": "none", **chosen}
+        own_options = {"baselines": "none", "keep_checkpoints": "none", **chosen}
         ratings = own_options.pop(RATINGS, None)
         options = [override(key, value) for key, value in own_options.items()] + list(further)
         try:
@@ -116,7 +116,7 @@ def _identity(config: RunConfig, data: dict[str, str], simulated: Path | None) -
     simulated: the folder of its simulated ratings, where it has some.
     """
     plain = dataclasses.asdict(config)
-    for key in ("out", "resume", "tracking"):
+    for key in ("out", "resume", "tracking", "keep_checkpoints", "rollouts"):
         plain.pop(key)
     plain["algo"].pop("stage_cache", None)
     key = json.dumps(plain["env"], sort_keys=True)

@@ -296,6 +296,8 @@ class RunConfig:
     baselines: str = option("default", "baselines in the report", choices=("default", "all", "none"))
     tracking: str = option("none", "where else metrics go", choices=("none", "tensorboard"))
     monitor: str = option("warn", "where reward rises and task metric falls", choices=("warn", "stop", "off"))
+    keep_checkpoints: str = option("last", "of a finished run: the last two, or none", choices=("last", "none"))
+    rollouts: str = option("gzip", "how every answer of learning is kept", choices=("gzip", "plain", "none"))
 
 
 TOP = tuple(f.name for f in dataclasses.fields(RunConfig) if f.name not in GROUPS)

@@ -18,6 +18,23 @@ class InputError(Exception):
         super().__init__(where + " ".join(reason.split()))
 
 
+class DivergedError(Exception):
+    """Learning went astray: its loss, or what it learns, is no finite number. Commands print it and exit with 1."""
+
+    def __init__(self, step: int, what: str, lower: str = "algo.learning_rate", value: float | None = None):
+        now = "" if value is None else f" (it is {value:g})"
+        super().__init__(f"diverged at step {step}: {what} is not a finite number; lower {lower}{now}")
+        self.step = step
+
+
+class Stopped(KeyboardInterrupt):
+    """The system asked the process to end (SIGTERM, SIGHUP): what Ctrl-C does, and 128 + the signal as exit code."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A phrase for the end of an error: ` Did you mean "x"?`, and the known names where there are few."""
     names = sorted(set(known))

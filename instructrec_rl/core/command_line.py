@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from instructrec_rl.core import InputError, nearest
+from instructrec_rl.core import DivergedError, InputError, Stopped, nearest
 from instructrec_rl.core.inert import printable, shortened
 from instructrec_rl.core.tables import inert_output
 
@@ -33,7 +36,8 @@ COMMANDS = {
     ),
     "doctor": ("instructrec_rl.commands.doctor", "versions, device, threads, encoder and cache"),
 }
-DONE, FAULT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAULT, WRONG_INPUT = 0, 1, 2
+ENDING = ("SIGTERM", "SIGHUP")
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,11 +57,32 @@ class Parser(argparse.ArgumentParser):
 def run_command(command: Callable[[list[str]], Any], argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0: done; 2: wrong input (the InputError's one line on stderr); 1: a fault of ours (a line and the traceback);
-    130: interrupted. A command may return a code of its own. What it prints is made inert: see terminal.py.
+    0: done; 2: wrong input (the InputError's one line on stderr); 1: a fault of ours (a line and the traceback), or
+    learning that diverged (one line); 130: interrupted, 128 + N: ended by another signal. A command may return a code
+    of its own. What it prints is made inert: see terminal.py.
     """
-    with inert_output():
+    with inert_output(), _ending_like_ctrl_c():
         return _outcome(command, list(sys.argv[1:] if argv is None else argv))
+
+
+@contextlib.contextmanager
+def _ending_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP go Ctrl-C's way, so that work is kept; one that is ignored (nohup) stays so."""
+
+    def stop(signum: int, frame: object) -> NoReturn:
+        raise Stopped(signum)
+
+    before: dict[int, Any] = {}
+    for name in ENDING:
+        signum = getattr(signal, name, None)  # Windows has no SIGHUP
+        in_main = threading.current_thread() is threading.main_thread()
+        if signum is not None and in_main and signal.getsignal(signum) is signal.SIG_DFL:
+            before[signum] = signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _outcome(command: Callable[[list[str]], Any], argv: list[str]) -> int:
@@ -68,9 +93,14 @@ def _outcome(command: Callable[[list[str]], Any], argv: list[str]) -> int:
     except InputError as error:
         print(shortened(printable(error)), file=sys.stderr)
         return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except DivergedError as error:
+        print(shortened(printable(error)), file=sys.stderr)
+        return FAULT
+    except KeyboardInterrupt as error:
+        signum = getattr(error, "signum", signal.SIGINT)
+        with contextlib.suppress(OSError):  # a terminal that hung up takes no words
+            print("interrupted" if signum == signal.SIGINT else "terminated", file=sys.stderr, flush=True)
+        return 128 + int(signum)
     except BrokenPipeError:  # the reader went away, as in `instructrec-rl list envs | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

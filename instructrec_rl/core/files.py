@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
-import re
-import shutil
 import stat
-import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
@@ -20,7 +19,7 @@ from instructrec_rl.core.json_reader import parse_json, parse_object
 
 PACKAGE = Path(__file__).resolve().parents[1]  # instructrec_rl/
 PATH_VARIABLE = "INSTRUCTREC_PATH"
-ABANDONED = re.compile(r"(?=\.|.*\.part$).+\.(?P<pid>\d{1,9})\.(?:tmp|part)")
+MOST_PACKED = 1 << 26  # bytes of a line in a file of gzip, where little can stand for much
 
 
 def search_path() -> list[Path]:
@@ -154,18 +153,26 @@ def flattened(content: Mapping[str, Any], separator: str = ".", prefix: str = ""
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Stream (line number from 1, record) from a file with one JSON object a line; blank lines are skipped.
+    """Stream (line number from 1, record) from a file with one JSON object a line, or one of gzip (`.gz`) that holds
+    such lines; blank lines are skipped.
 
     Raises InputError with the path and line for bad UTF-8, broken JSON and lines that are not objects.
     """
-    with open_regular(path) as stream:
+    with open_regular(path) as raw:
+        stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
         number = 0
         while True:
-            with reading(path):
-                line = stream.readline()
+            try:
+                line = stream.readline(MOST_PACKED) if stream is not raw else raw.readline()
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise InputError(f"damaged: not a whole file of gzip ({error})", path, number + 1) from error
+            except OSError as error:
+                raise _cannot("read", path, error) from error
             if not line:
                 return
             number += 1
+            if stream is not raw and len(line) == MOST_PACKED:
+                raise InputError(f"a line of more than {MOST_PACKED:,} bytes", path, number)
             if line.strip():
                 yield number, parse_object(line, path, number)
 
@@ -200,59 +207,36 @@ def replacing(path: Path) -> Iterator[Path]:
     what was written aside is removed. Makes the folder where it is missing. A link is followed; a device or a pipe is
     written to itself, as a file in its place would take it away. Raises InputError where the disk refuses.
     """
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():
-        with writing(path):
+        with writing(named):
             yield path
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
+    with writing(named):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.write_bytes(b"")
+            mode = temporary.stat().st_mode & 0o777  # by the umask; safetensors makes files that only their owner reads
             yield temporary
-            handle = os.open(temporary, os.O_RDWR)
-            try:
-                os.fsync(handle)  # a full disk may answer only here
-            finally:
-                os.close(handle)
+            os.chmod(temporary, mode)
+            _sync(temporary)
             os.replace(temporary, path)
         finally:
             # gone after the rename; after a failure the first error is the one to show
             with contextlib.suppress(OSError):
                 temporary.unlink()
+        if os.name != "nt":  # a folder cannot be opened there
+            _sync(path.parent)  # else a power cut may take the new name back
 
 
-def remove_abandoned(folder: Path, after_s: float = 0) -> None:
-    """Remove what processes that are gone left half written in a folder, under the names that `replacing` gives.
-
-    after_s: how long such a file must be untouched; a folder that several machines share needs minutes, as the process
-    may be one of another machine.
-    """
-    with contextlib.suppress(OSError):  # not there or not ours to tidy: what is wrong with it shows where it is used
-        for entry in list(os.scandir(folder)):
-            named = ABANDONED.fullmatch(entry.name)
-            if named is None or _is_alive(int(named["pid"]), own=after_s > 0):
-                continue
-            if time.time() - entry.stat().st_mtime >= after_s:
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    os.unlink(entry.path)
-
-
-def _is_alive(pid: int, own: bool) -> bool:
-    """own: whether this process counts. At its start it does not: in a container all processes have one number."""
-    if pid == os.getpid():
-        return own
-    if os.name == "nt":  # where os.kill(pid, 0) ends the process: what was left there stays
-        return True
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk. A full one may answer only here."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:

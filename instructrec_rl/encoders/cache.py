@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from instructrec_rl.core import InputError
+from instructrec_rl.core.checksums import KEY, sha256_of
 from instructrec_rl.core.files import cache_base, write_bytes_atomic
+from instructrec_rl.core.leftovers import SHARED_AFTER_S, remove_abandoned
 
 SHARD_TEXTS = 8192  # a killed run loses at most this many
 MANY_SMALL = 32  # more small shards than this are merged when the cache is opened
@@ -53,6 +55,10 @@ class EmbeddingCache:
         self._shards: dict[Path, Arrays] = {}
         self._starts: list[int] = []  # the number of each shard's first row
         self._rows: dict[bytes, int] = {}
+        self._sums: dict[Path, str | None] = {}  # what a shard says of itself; those of 0.1.0 say nothing
+        self._checked: set[Path] = set()
+        self._damaged: set[Path] = set()  # and could not be removed
+        remove_abandoned(folder, SHARED_AFTER_S)
         self._refresh()
         self._merge_small()
 
@@ -61,6 +67,8 @@ class EmbeddingCache:
         rows = self._look_up(keys)
         if (rows < 0).any():
             self._refresh()  # another process, or another encoder of this one, may have written them since
+            rows = self._look_up(keys)
+        while self._drop_damaged(rows):
             rows = self._look_up(keys)
         return rows
 
@@ -92,12 +100,40 @@ class EmbeddingCache:
         arrays = {**arrays, "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)}
         path = self.folder / f"{self.kind}-{uuid.uuid4().hex}.safetensors"
         self._join(path, arrays)
+        self._checked.add(path)
         if self._writable:
             try:
-                write_bytes_atomic(path, save({name: np.ascontiguousarray(part) for name, part in arrays.items()}))
+                whole = {name: np.ascontiguousarray(part) for name, part in arrays.items()}
+                write_bytes_atomic(path, save(whole, {KEY: sha256_of(whole)}))
             except InputError as error:
                 self._writable = False
                 log.warning("the embedding cache cannot be written (%s); going on without", error)
+
+    def _drop_damaged(self, rows: np.ndarray) -> bool:
+        """Compare the shards that these rows are in with their checksums, each once; whether one had to go."""
+        paths, known = list(self._shards), rows[rows >= 0]
+        used = (paths[k] for k in np.unique(np.searchsorted(self._starts, known, side="right") - 1))
+        damaged = []
+        for path in used:
+            if path not in self._checked:
+                self._checked.add(path)
+                expected = self._sums.get(path)
+                if expected is not None and expected != sha256_of(self._shards[path]):
+                    damaged.append(path)
+        for path in damaged:
+            self._forget(path, "not as it was written (sha256)")
+        if damaged:
+            rest = {path: arrays for path, arrays in self._shards.items() if path not in damaged}
+            self._shards, self._starts, self._rows = {}, [], {}
+            for path, arrays in rest.items():
+                self._join(path, arrays)
+        return bool(damaged)
+
+    def _forget(self, path: Path, reason: object) -> None:
+        log.warning("%s: damaged cache file (%s); its texts are encoded again", path, reason)
+        self._damaged.add(path)
+        if os.access(self.folder, os.W_OK):
+            path.unlink(missing_ok=True)
 
     def _look_up(self, keys: Sequence[bytes]) -> np.ndarray:
         return np.fromiter(map(self._rows.get, keys, repeat(-1)), np.int64, len(keys))
@@ -111,22 +147,23 @@ class EmbeddingCache:
     def _refresh(self) -> None:
         """Open the shards that appeared since."""
         for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
-            if path not in self._shards:
+            if path not in self._shards and path not in self._damaged:
                 try:
-                    self._join(path, _open_shard(path, self.columns))
+                    arrays, self._sums[path] = _open_shard(path, self.columns)
+                    self._join(path, arrays)
                 except FileNotFoundError:
                     continue  # merged into another by a second process
                 except (OSError, ValueError, KeyError, TypeError) as error:
-                    log.warning("%s: damaged cache file (%s); its texts are encoded again", path, error)
-                    if os.access(self.folder, os.W_OK):
-                        path.unlink(missing_ok=True)
+                    self._forget(path, error)
 
     def _merge_small(self) -> None:
         """One shard a call adds up when texts come one by one: join the small ones. A reader keeps its mapped files."""
         small = {path: arrays for path, arrays in self._shards.items() if len(arrays["keys"]) < SHARD_TEXTS // 8}
         if len(small) > MANY_SMALL and os.access(self.folder, os.W_OK):
             keys = list(dict.fromkeys(key for arrays in small.values() for key in _as_bytes(arrays["keys"])))
-            self.add(keys, self.gather(self._look_up(keys)))
+            rows = self.find(keys)
+            keys = [key for key, row in zip(keys, rows) if row >= 0]  # without what a damaged one held
+            self.add(keys, self.gather(rows[rows >= 0]))
             for path in small if self._writable else ():
                 path.unlink(missing_ok=True)
 
@@ -142,8 +179,11 @@ def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(begins - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def _open_shard(path: Path, columns: Columns) -> Arrays:
-    """Map a shard's arrays without reading them. Raises ValueError where the file is not what was written."""
+def _open_shard(path: Path, columns: Columns) -> tuple[Arrays, str | None]:
+    """Map a shard's arrays without reading them, with the checksum in its head.
+
+    Raises ValueError where the file cannot be what was written.
+    """
     data = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     if start > len(data):
@@ -160,4 +200,4 @@ def _open_shard(path: Path, columns: Columns) -> Arrays:
     right = len(arrays["unknown"]) == len(arrays["keys"]) == len(offsets) - 1 and (np.diff(offsets) >= 0).all()
     if not right or any(len(arrays[name]) != offsets[-1] for name in columns):
         raise ValueError("sizes disagree")
-    return arrays
+    return arrays, header.get("__metadata__", {}).get(KEY)

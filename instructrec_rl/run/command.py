@@ -11,7 +11,7 @@ from typing import Any
 from instructrec_rl.config.compose import compose, hydra_started
 from instructrec_rl.config.overrides import parse_grammar
 from instructrec_rl.config.schema import ALGORITHM_CONFIGS, ENCODERS, GROUPS, POLICIES, RunConfig
-from instructrec_rl.core import InputError, nearest
+from instructrec_rl.core import DivergedError, InputError, nearest
 from instructrec_rl.core.command_line import DONE, FAULT, WRONG_INPUT
 from instructrec_rl.core.files import find_envs, find_experiments, find_rewards
 from instructrec_rl.core.tables import inert_output
@@ -208,6 +208,8 @@ def _job(_: Any) -> tuple[int, str]:
             experiment.run(compose(overrides))
     except InputError as error:
         return WRONG_INPUT, f"{title}: {error}"
+    except DivergedError as error:
+        return FAULT, f"{title}: {error}"
     except Exception:
         return FAULT, f"{title}: a fault in instructrec-rl\n{traceback.format_exc()}"
     return DONE, ""

@@ -9,13 +9,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.algorithms.loop.monitor import Monitor
 from instructrec_rl.algorithms.loop.recorder import Recorder
-from instructrec_rl.config.schema import LANGUAGE_ALGORITHMS
-from instructrec_rl.core import InputError
+from instructrec_rl.config.schema import LANGUAGE_ALGORITHMS, reward_options
+from instructrec_rl.core import DivergedError, InputError, Stopped
+from instructrec_rl.core.command_line import ENDING
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.core.inert import printable
 from instructrec_rl.encoders.loading import load_encoder
@@ -23,7 +25,7 @@ from instructrec_rl.env.environment import Environment, make_environment
 from instructrec_rl.env.spec import load_spec
 from instructrec_rl.policies.saved import save_policy
 from instructrec_rl.run import screen
-from instructrec_rl.run.answers import write_answers, write_samples
+from instructrec_rl.run.answers import Scored, write_answers, write_samples
 from instructrec_rl.run.evaluate import Scorer, Summary, chance, normalise, play, summarise, watched
 from instructrec_rl.run.folder import forget_if_nothing_was_learned, open_folder
 
@@ -36,74 +38,143 @@ DEARER_BASELINES = ("centroid", "linucb", "linear_q", "supervised", "ngrams")
 NEEDED = ("random", "oracle")  # what normalises; computed in every run
 
 
+@dataclass
+class Result:
+    """result.json. metric: the environment's first; interactions: how many there were; splits: scores by split."""
+
+    env: str
+    reward: str
+    algo: str
+    policy: str
+    metric: str
+    seed: int
+    interactions: int
+    best_step: int | None
+    monitor: dict[str, Any] | None
+    wall_s: float
+    cpu_s: float
+    splits: dict[str, Summary]
+    stages: dict[str, Any]
+    baselines: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Without what there is none of; the last stage before learning also as `warm_start`."""
+        plain = {name: getattr(self, name) for name in (field.name for field in dataclasses.fields(self))}
+        for name in ("best_step", "monitor"):
+            if plain[name] is None:
+                del plain[name]
+        if not self.stages:
+            del plain["stages"]
+        return plain | ({"warm_start": list(self.stages.values())[-1]} if self.stages else {})
+
+
 def run(config: RunConfig) -> Path:
-    """Do a run and return its folder. Raises InputError for wrong input, KeyboardInterrupt after saving at Ctrl-C."""
+    """Do a run and return its folder.
+
+    Raises InputError for wrong input, DivergedError where learning went astray, KeyboardInterrupt after saving where it
+    was asked to stop.
+    """
     first = _first_of_several(config)
-    spec = load_spec(config.env)
-    encoder = load_encoder(config.encoder)
-    env = make_environment(spec, encoder, config.reward.name, _options(config.reward))
+    env = _load(config)
     scorer = Scorer(env)
     if not first:
         return _learn_along(config, env, scorer)
     with open_folder(config, env) as claimed:
+        folder = claimed.folder
         try:
-            return _carry_out(config, env, scorer, claimed.folder)
+            _encode(env)
+            policy, recorder = _learn(config, env, scorer, folder)
+            save_policy(folder / "policy", config.algo.name, policy, env)
+            scored = _answer(policy, env, scorer)
+            result = _judge(config, env, scorer, recorder, scored)
+            _write(folder, env, scorer, scored, result)
+            _show(folder, result)
+            if config.keep_checkpoints == "none":
+                recorder.saved.forget()
+        except DivergedError:  # what it answered up to there is kept
+            raise
         except Exception:
             forget_if_nothing_was_learned(claimed)
             raise
+    return folder
 
 
-def _carry_out(config: RunConfig, env: Environment, scorer: Scorer, folder: Path) -> Path:
-    """What is done in the folder that this process holds."""
-    # say what there is, and encode its texts
-    spec, encoder = env.spec, env.encoder
-    names = ["train", "validation", *spec.test_splits]
+def _load(config: RunConfig) -> Environment:
+    """The environment with its data, its encoder and the training reward."""
+    options = reward_options(config)
+    return make_environment(load_spec(config.env), load_encoder(config.encoder), config.reward.name, options)
+
+
+def _encode(env: Environment) -> None:
+    """Say what there is to learn from, and make the states of all instructions."""
+    names = ", ".join(["train", "validation", *env.spec.test_splits])
     sizes = f"{len(env.examples):,} instructions, {len(env.items)} items"
-    print(printable(f"{spec.name}: {sizes}, splits {', '.join(names)}"))
-    started = encoder.num_encoded
+    print(printable(f"{env.spec.name}: {sizes}, splits {names}"))
+    before = env.encoder.num_encoded
     env.states()
-    print(f"encoder: {encoder.num_encoded - started:,} texts encoded, the rest from the cache")
-    # learn
+    print(f"encoder: {env.encoder.num_encoded - before:,} texts encoded, the rest from the cache")
+
+
+def _learn(config: RunConfig, env: Environment, scorer: Scorer, folder: Path) -> tuple[Policy | Writer, Recorder]:
+    """Train, from the newest checkpoint where there is one."""
     with screen.progress(f"{config.algo.name} on {config.reward.name}", config.algo.interactions) as update:
         validate, score = _validator(env, scorer), _scorer_of_splits(env, scorer)
-        recorder = Recorder(folder, config.seed, validate, update, _tracker(config, folder), score=score)
+        recorder = Recorder(
+            folder, config.seed, validate, update, _tracker(config, folder), score=score, rollouts=config.rollouts
+        )
         env.reward.attach(recorder)  # before anything is scored: a resumed run begins with the feedback it began with
-        recorder.monitor = monitor = _monitor(config, scorer)
+        recorder.monitor = _monitor(config, scorer)
         policy = learn(env, config.algo, recorder, config.policy)
     env.reward.at(config.algo.interactions)
-    spent = recorder.spent  # of learning, without the baselines and the report
-    save_policy(folder / "policy", config.algo.name, policy, env)
-    # answer every split, and score the answers
+    return policy, recorder
+
+
+def _answer(policy: Policy | Writer, env: Environment, scorer: Scorer) -> Scored:
+    """Answer the instructions of every split that is reported, and score the answers."""
     answers = {split: play(policy, env, split) for split in _reported(env)}
-    scored = {split: (answer, scorer.per_row(answer)) for split, answer in answers.items()}
+    return {split: (answer, scorer.per_row(answer)) for split, answer in answers.items()}
+
+
+def _judge(config: RunConfig, env: Environment, scorer: Scorer, recorder: Recorder, scored: Scored) -> Result:
+    """The scores of every split beside those of the simple policies, normalised by random and oracle."""
+    spent = recorder.spent  # of learning, without the baselines and the report
     splits = {split: summarise(scorer, *answered) for split, answered in scored.items()}
-    # put the scores between those of baselines
-    baselines = _baselines(env, scorer, config, folder)
-    for scores in (splits, *(b["splits"] for b in (*baselines.values(), *recorder.stages.values()))):
-        normalise(scores, baselines["random"]["splits"], baselines["oracle"]["splits"])
-    # write the results, and the report
-    result = {
-        "env": spec.name,
-        "reward": config.reward.name,
-        "algo": config.algo.name,
-        "policy": _policy_name(config),
-        "seed": config.seed,
-        "interactions": config.algo.interactions,
-        **({} if recorder.best_step is None else {"best_step": recorder.best_step}),
-        **({} if monitor is None else monitor.found()),
-        **{key: round(value, 3) for key, value in spent.items()},
-        "splits": splits,
-        **_stages(recorder),
-        "baselines": baselines,
-    }
+    baselines = _baselines(env, scorer, config, recorder.folder)
+    others = (*baselines.values(), *recorder.stages.values())
+    for summaries in (splits, *(other["splits"] for other in others)):
+        normalise(summaries, baselines["random"]["splits"], baselines["oracle"]["splits"])
+    parted = recorder.monitor.found() if recorder.monitor else {}
+    return Result(
+        env=env.spec.name,
+        reward=config.reward.name,
+        algo=config.algo.name,
+        policy=_policy_name(config),
+        metric=env.spec.metrics[0],
+        seed=config.seed,
+        interactions=parted.get("interactions", config.algo.interactions),
+        best_step=recorder.best_step,
+        monitor=parted.get("monitor"),
+        wall_s=round(spent["wall_s"], 3),
+        cpu_s=round(spent["cpu_s"], 3),
+        splits=splits,
+        stages=recorder.stages,
+        baselines=baselines,
+    )
+
+
+def _write(folder: Path, env: Environment, scorer: Scorer, scored: Scored, result: Result) -> None:
+    """Write the answers and the result; what is written last says that all is there."""
     write_samples(folder / "samples.jsonl", scorer, scored)
     write_answers(folder / "answers.jsonl", env, scored)
-    write_json_atomic(folder / "result.json", result)
+    write_json_atomic(folder / "result.json", result.as_json())
+
+
+def _show(folder: Path, result: Result) -> None:
+    """Write the report, and print the table."""
     from instructrec_rl.report.command import write_report  # matplotlib is imported when there is something to draw
 
     write_report(folder)
-    screen.print_result(result, folder)
-    return folder
+    screen.print_result(result.as_json(), folder)
 
 
 def _first_of_several(config: RunConfig) -> bool:
@@ -131,38 +202,51 @@ def _learn_along(config: RunConfig, env: Environment, scorer: Scorer) -> Path:
 def learn(
     env: Environment, config: Any, recorder: Recorder, policy_config: PolicyConfig | None = None
 ) -> Policy | Writer:
-    """Run the algorithm that `config.name` names; Ctrl-C stops it where its checkpoint is whole."""
+    """Run the algorithm that `config.name` names; Ctrl-C, SIGTERM and SIGHUP stop it where its checkpoint is whole.
+
+    Raises DivergedError, after writing all that was logged.
+    """
     algorithm = importlib.import_module(f"instructrec_rl.algorithms.{config.name}")
     further = [policy_config] if config.name in LANGUAGE_ALGORITHMS else []
-    with _stop_at_interrupt(recorder):
-        policy = algorithm.learn(env, config, recorder, *further)
-    if recorder.stopping:  # Ctrl-C came after the last moment at which the loop looks
-        raise KeyboardInterrupt
+    with _stop_at_signals(recorder):
+        try:
+            policy = algorithm.learn(env, config, recorder, *further)
+        except DivergedError:
+            recorder.rollouts.flush()
+            raise
+        if recorder.stopping:  # asked after the last moment at which the loop looks
+            raise KeyboardInterrupt
     return policy
 
 
 @contextmanager
-def _stop_at_interrupt(recorder: Recorder) -> Iterator[None]:
-    """The first Ctrl-C asks the loop to stop at its next step; a second one stops it at once."""
+def _stop_at_signals(recorder: Recorder) -> Iterator[None]:
+    """The first signal asks the loop to stop at its next step; a second one stops it at once."""
+    asked = [signal.SIGINT]
 
     def ask(signum: int, frame: object) -> None:
+        asked[:] = [signal.Signals(signum)]
         if recorder.stopping:
             raise KeyboardInterrupt
         recorder.stopping = True
 
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGINT, ask)
+        for name in ("SIGINT", *ENDING):
+            signum = getattr(signal, name, None)
+            if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
+                before[signum] = signal.signal(signum, ask)
     except ValueError:  # not the main thread (a parallel sweep): Ctrl-C is the parent's
-        yield
-        return
+        pass
     try:
         yield
+    except KeyboardInterrupt as error:
+        if asked[0] == signal.SIGINT:
+            raise
+        raise Stopped(asked[0]) from error
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _options(group: Any) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(group).items() if key != "name"}
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _reported(env: Environment) -> list[str]:
@@ -178,13 +262,6 @@ def _policy_name(config: RunConfig) -> str:
     """The policy by name: what `default` stands for where it is a language model."""
     made_here = config.policy.name == "default" and config.algo.name in LANGUAGE_ALGORITHMS
     return "tiny" if made_here else config.policy.name
-
-
-def _stages(recorder: Recorder) -> dict[str, Any]:
-    """The stages before learning, and the last of them as `warm_start`."""
-    if not recorder.stages:
-        return {}
-    return {"stages": recorder.stages, "warm_start": list(recorder.stages.values())[-1]}
 
 
 def _validator(env: Environment, scorer: Scorer) -> Callable[[Policy | Writer], dict[str, float]]:
@@ -225,7 +302,7 @@ def _baselines(env: Environment, scorer: Scorer, config: RunConfig, folder: Path
         if name == "random":
             found[name] = {"splits": {split: chance(scorer, split, config.seed) for split in _reported(env)}}
             continue
-        recorder = Recorder(folder / "baselines" / name, config.seed, _validator(env, scorer))
+        recorder = Recorder(folder / "baselines" / name, config.seed, _validator(env, scorer), rollouts=config.rollouts)
         policy = learn(env, ALGORITHM_CONFIGS[name](name=name, interactions=config.algo.interactions), recorder)
         found[name] = {"splits": {split: summarise(scorer, play(policy, env, split)) for split in _reported(env)}}
     return found

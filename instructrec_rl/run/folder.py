@@ -24,12 +24,12 @@ from instructrec_rl.core.files import (
     flattened,
     read_json,
     read_yaml,
-    remove_abandoned,
     sha256_file,
     write_json_atomic,
     write_text_atomic,
 )
 from instructrec_rl.core.inert import printable
+from instructrec_rl.core.leftovers import remove_abandoned
 
 if TYPE_CHECKING:
     from instructrec_rl.config.schema import RunConfig

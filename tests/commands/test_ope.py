@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from instructrec_rl import load_env, load_policy
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.algorithms.loop.exploration import boltzmann_propensity, greedy_propensity
+from instructrec_rl.algorithms.loop.journal import Journal
 from instructrec_rl.algorithms.loop.recorder import Recorder
-from instructrec_rl.algorithms.loop.rollouts import RolloutLog
 from instructrec_rl.commands.ope.estimators import estimate
 from instructrec_rl.commands.ope.regression import cross_fit
 from instructrec_rl.config.schema import DQNConfig
@@ -235,7 +235,8 @@ def test_propensities_are_the_shares_of_many_draws() -> None:
 
 
 def test_forgetting_keeps_whole_lines_up_to_a_step(tmp_path: Path) -> None:
-    log = RolloutLog(tmp_path)
+    journal = Journal(tmp_path)
+    log = journal.rollouts
     log.add_items(0, ["a", 'b"'], ["x", "é"], np.array([0.5, 1 / 3]), np.array([1, 0.25]))
     log.add_items(2, ["c"], ["y"], np.array([1.0]), np.array([0.0]), np.array([1]))
     log.flush()
@@ -243,9 +244,9 @@ def test_forgetting_keeps_whole_lines_up_to_a_step(tmp_path: Path) -> None:
     assert read_lines(log.path)[2]["turn"] == 1
     with log.path.open("a") as file:
         file.write('{"step": 4, "id')
-    log.forget_after(2)
+    journal.go_back(2)
     assert [line["step"] for line in read_lines(log.path)] == [1, 2]
-    log.forget_after(-1)
+    journal.go_back(-1)
     assert log.path.read_bytes() == b""
 
 

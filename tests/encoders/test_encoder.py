@@ -174,7 +174,9 @@ def shards(cache: Path, kind: str = "sentences") -> list[Path]:
     return sorted(cache.glob(f"*/{kind}-*.safetensors"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "other sizes", "no header"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "garbage", "other sizes", "no header", "flip 9", "flip 1", "flip 33"]
+)
 @pytest.mark.parametrize("kind", ["sentences", "tokens"])
 def test_damaged_shard_is_reported_and_encoded_again(
     damage: str, kind: str, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -192,6 +194,9 @@ def test_damaged_shard_is_reported_and_encoded_again(
     fields = json.loads(data[8:header])
     begin, end = fields["offsets"]["data_offsets"]
     other = np.array([0, 2, 1], "<i8").tobytes()  # decreasing
+    flipped = bytearray(data)
+    if damage.startswith("flip"):
+        flipped[-int(damage[5:])] ^= 4
     path.write_bytes(
         {
             "truncated": data[:-9],
@@ -199,7 +204,7 @@ def test_damaged_shard_is_reported_and_encoded_again(
             "garbage": b"x" * 99,
             "other sizes": data[: header + begin] + other + data[header + end :],
             "no header": data[:30],
-        }[damage]
+        }.get(damage, bytes(flipped))
     )
     with caplog.at_level(logging.WARNING):
         again, encoded = run()

@@ -18,7 +18,7 @@ from instructrec_rl.bench.folder import only_one
 from instructrec_rl.config.compose import compose
 from instructrec_rl.core import InputError, claims
 from instructrec_rl.core.command_line import run_command
-from instructrec_rl.core.files import remove_abandoned
+from instructrec_rl.core.leftovers import remove_abandoned
 from instructrec_rl.encoders.loading import load_encoder
 from instructrec_rl.env.environment import make_environment
 from instructrec_rl.env.spec import load_spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -60,7 +61,12 @@ def run_here(*overrides: str) -> int:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in text_of(path).splitlines()]
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, or of one of gzip."""
+    return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def test_the_run_folder_is_whole(finished: tuple[Path, Any]) -> None:
         "manifest.json",
         "metrics.jsonl",
         "result.json",
-        "rollouts.jsonl",
+        "rollouts.jsonl.gz",
         "samples.jsonl",
         "answers.jsonl",
         "policy",
@@ -148,7 +154,19 @@ def test_the_run_folder_is_whole(finished: tuple[Path, Any]) -> None:
 
 def test_result_json_has_what_other_programs_rely_on(finished: tuple[Path, Any]) -> None:
     result = json.loads((finished[0] / "result.json").read_text())
-    keys = ["env", "reward", "algo", "policy", "seed", "interactions", "wall_s", "cpu_s", "splits", "baselines"]
+    keys = [
+        "env",
+        "reward",
+        "algo",
+        "policy",
+        "metric",
+        "seed",
+        "interactions",
+        "wall_s",
+        "cpu_s",
+        "splits",
+        "baselines",
+    ]
     assert [key for key in result if key != "best_step"] == keys
     assert (result["env"], result["reward"], result["algo"], result["seed"]) == ("mine", "mine", "dqn", 0)
     assert result["wall_s"] > 0

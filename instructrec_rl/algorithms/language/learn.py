@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import math
 import time
@@ -14,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
+from instructrec_rl.algorithms.language.checkpoint_folders import folders_newest_first, read_folder
 from instructrec_rl.algorithms.language.critic import attach, detach
-from instructrec_rl.algorithms.language.trainer import STATE, PolicyTrainer
+from instructrec_rl.algorithms.language.trained_weights import save_trained
+from instructrec_rl.algorithms.language.trainer import PolicyTrainer
 from instructrec_rl.algorithms.language.warm_start import Plan
+from instructrec_rl.algorithms.loop.checkpoints import first_whole
 from instructrec_rl.algorithms.loop.recorder import is_due
 from instructrec_rl.core import InputError
 from instructrec_rl.core.hardware import num_processes, pick_device
@@ -138,26 +140,26 @@ class Follower(TrainerCallback):
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, whose best weights and scores are taken in; older lines of the log are kept."""
-        found = sorted(self.recorder.checkpoints.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:]))
-        if not found:
-            self.recorder.go_on_from(-1, {})
+        recorder = self.recorder
+        loaded = first_whole(
+            folders_newest_first(recorder.checkpoints),
+            read_folder,
+            lambda content: recorder.journal.check(content[1].get("logs")),
+        )
+        if loaded is None:
+            recorder.go_on_from(-1, {})
             return None
-        state = json.loads(found[-1].read_text(encoding="utf-8"))
-        self.recorder.go_on_from(state["step"], state["spent"])
+        folder, state = loaded
+        recorder.go_on_from(state["step"], state["spent"], state.get("logs"))
         self.best_score, self.best_step, self._last = state["best_score"], state["best_step"], state["step"]
-        self.best = load_file(found[-1].parent / BEST)
-        return found[-1].parent
+        self.best = load_file(folder / BEST)
+        return folder
 
     def kept(self, folder: Path) -> dict[str, Any]:  # called in the first process only
         """What a checkpoint of the trainer holds beside its own: the best weights so far, and how far it is."""
-        save_file(self.best, folder / BEST)
-        self.recorder.rollouts.flush()
-        return {
-            "best_score": self.best_score,
-            "best_step": self.best_step,
-            "step": self.trainer.interactions,
-            "spent": self.recorder.spent,
-        }
+        save_trained(self.best, folder / BEST)
+        reached = {"best_score": self.best_score, "best_step": self.best_step, "step": self.trainer.interactions}
+        return {**reached, **self.recorder.vouched()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The warm start is the first that may be kept."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from instructrec_rl.core import DivergedError
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.policies.language.generate import Ids, complete, left_pad
 from instructrec_rl.policies.language.models import LanguageModel, restore_forward
@@ -43,6 +44,15 @@ def supervise(
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             seen(round(len(pairs[0]) * state.global_step / state.max_steps), len(pairs[0]))
 
+    class Watched(SFTTrainer):
+        """Ends where the loss is no number."""
+
+        def training_step(self, *arguments: Any, **options: Any) -> Any:
+            loss = super().training_step(*arguments, **options)
+            if not loss.isfinite():
+                raise DivergedError(0, "the loss before reinforcement", "algo.sft_learning_rate", learning_rate)
+            return loss
+
     # lay out the pairs
     prompts, answers = pairs
     data = Dataset.from_dict(
@@ -73,11 +83,13 @@ def supervise(
             seed=seed,
             use_cpu=lm.model.device.type == "cpu",
         )
-        trainer = SFTTrainer(
+        trainer = Watched(
             lm.model, args=options, train_dataset=data, processing_class=lm.tokenizer, callbacks=[Follow()]
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    if not all(weights.isfinite().all() for weights in lm.model.parameters()):
+        raise DivergedError(0, "a weight before reinforcement", "algo.sft_learning_rate", learning_rate)
     # undo what TRL did to the model
     restore_forward(lm.model)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from instructrec_rl.core import InputError
+from instructrec_rl.core.files import replacing
 
 WEIGHTS = "trainable.safetensors"
 
@@ -17,8 +21,13 @@ def trained_of(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict
 
 
 def save_trained(tensors: dict[str, Tensor], path: Path, **about: str) -> None:
-    """Write tensors; about: texts kept in the file's head."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path, metadata=about)
+    """Write tensors, whole or not at all; about: texts kept in the file's head. Raises InputError for a full disk."""
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replacing(path) as part:
+        try:
+            save_file(whole, part, metadata=about)
+        except SafetensorError as error:  # it wraps a full disk in its own exception
+            raise InputError(f"cannot write: {error}", path) from error
 
 
 def load_trained(model: nn.Module, path: Path) -> None:

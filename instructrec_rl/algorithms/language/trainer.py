@@ -8,7 +8,6 @@ from the papers; tests/algorithms/test_trl_contract.py fails where TRL renames a
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +24,15 @@ from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 from instructrec_rl.algorithms.language import advantages as estimate
 from instructrec_rl.algorithms.language.answer_scorer import AnswerScorer
+from instructrec_rl.algorithms.language.checkpoint_folders import STATE, seal_folder
 from instructrec_rl.algorithms.language.clock import Clock
 from instructrec_rl.algorithms.language.critic import Critic
 from instructrec_rl.algorithms.language.packing import joined, shape_of
 from instructrec_rl.algorithms.language.rollout import Rollout, in_random_passes, roll_out
 from instructrec_rl.algorithms.language.trained_weights import WEIGHTS, load_trained, save_trained, trained_of
 from instructrec_rl.algorithms.language.trl_arguments import arguments
-from instructrec_rl.core.files import write_json_atomic
+from instructrec_rl.core import DivergedError
+from instructrec_rl.core.files import read_json
 from instructrec_rl.policies.language.generate import (
     Completions,
     Ids,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from instructrec_rl.env.environment import Dynamics
     from instructrec_rl.policies.language.models import LanguageModel
 
-STATE = "instructrec.json"  # written last: a checkpoint that has it is whole
 ESTIMATORS = {"ppo": "gae", "grpo": "group", "rloo": "leave_one_out"}
 
 
@@ -237,7 +237,10 @@ class PolicyTrainer(AnswerScorer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """TRL's, timed: what is neither playing nor the loss is the backward pass."""
         with self.timed.adding("backward"):
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if not loss.isfinite():
+            raise DivergedError(self.interactions, "the loss", value=self.settings.learning_rate)
+        return loss
 
     # -- keeping ------------------------------------------------------------------------------------------------
 
@@ -252,7 +255,7 @@ class PolicyTrainer(AnswerScorer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint) / WEIGHTS)
-        state = json.loads((Path(resume_from_checkpoint) / STATE).read_text())
+        state = read_json(Path(resume_from_checkpoint) / STATE)
         self.interactions, self.kl_coefficient = state["interactions"], state["kl_coefficient"]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -264,7 +267,7 @@ class PolicyTrainer(AnswerScorer):
             for callback in self.callback_handler.callbacks:
                 if hasattr(callback, "kept"):
                     state |= callback.kept(folder)
-            write_json_atomic(folder / STATE, state)
+            seal_folder(folder, state)
 
     # -- small things -------------------------------------------------------------------------------------------
 

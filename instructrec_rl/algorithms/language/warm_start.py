@@ -58,8 +58,7 @@ class Plan:
         """Do one stage, or read what it left when the run was stopped later. work: returns the answers it tried."""
         path = self.recorder.folder / "checkpoints" / f"stage-{name}.safetensors"
         torch.manual_seed(self.recorder.seed)  # so that a resumed run goes on with the same draws
-        if path.exists() and self.recorder.load_stage(name):
-            load_stage(path, self.lm.model)
+        if path.exists() and self.recorder.load_stage(name) and load_stage(path, self.lm.model) is not None:
             return
         self._reused = {}
         tried = work()
@@ -86,8 +85,9 @@ class Plan:
         path = Path(config.stage_cache).expanduser() / f"{name}-{key[:32]}.safetensors"
         words = f"before learning: {name}, which another run is making"
         with alone(path, lambda: self._seen(0, len(pairs[0]), words)):
-            if path.exists():
-                self._reused = load_stage(path, self.lm.model)
+            taken = load_stage(path, self.lm.model) if path.exists() else None
+            if taken is not None:
+                self._reused = taken
             else:
                 wall, cpu = time.perf_counter(), time.process_time()
                 self._supervise(pairs, name)

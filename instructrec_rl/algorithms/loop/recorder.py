@@ -1,37 +1,52 @@
-"""A run's folder: what is written while it runs, so that a run can be read, resumed and repeated.
-
-A checkpoint is one safetensors file (tensors, and in its metadata the JSON state), written whole or not at all, so a
-run killed at any moment leaves the last complete one.
-"""
+"""What a learning loop writes into its run's folder while it runs, so that a run can be read, resumed and repeated."""
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instructrec_rl.algorithms.loop.checkpoints import Checkpoints, first_whole, read_checkpoint
+from instructrec_rl.algorithms.loop.journal import Journal
 from instructrec_rl.algorithms.loop.rollouts import RolloutLog
-from instructrec_rl.core import InputError
-from instructrec_rl.core.files import append_jsonl, read_jsonl, write_text_atomic, writing
+from instructrec_rl.core import DivergedError, InputError
+from instructrec_rl.core.files import read_json, write_text_atomic
 
 if TYPE_CHECKING:
     import torch
 
     from instructrec_rl.algorithms.loop.monitor import Monitor
 
-KEPT_CHECKPOINTS = 2  # the last, and the one before it in case the disk lost the last at a power cut
+
+class Clock:
+    """Seconds of wall clock and of CPU that learning took so far, resumed parts included."""
+
+    def __init__(self) -> None:
+        self.go_on_from({})
+
+    def go_on_from(self, spent: Mapping[str, float]) -> None:
+        """Begin to count, from what was spent before."""
+        self._started = (time.perf_counter(), time.process_time())
+        self._before = {"wall_s": spent.get("wall_s", 0.0), "cpu_s": spent.get("cpu_s", 0.0)}
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """`wall_s` and `cpu_s`."""
+        wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        return {"wall_s": self._before["wall_s"] + wall, "cpu_s": self._before["cpu_s"] + cpu}
 
 
 class Recorder:
-    """Writes metrics.jsonl, rollouts.jsonl and checkpoints/ of a learning loop, and goes on from them in a resumed run.
+    """A learning loop's journal, checkpoints and clock, and how it learns that it is to stop.
 
     folder: the run's folder; seed: the run's seed; validate: scores a policy on the validation split, greedily
     (metric -> mean); progress: called with (step, total, words) for the screen; tracker: called with (step, metrics);
     monitor: sees every logged line, may mark it, and may end learning; score: a policy's summary on every split;
-    writes: false in the second and further processes of one run, which learn along and leave the folder to the first.
+    writes: false in the second and further processes of one run, which learn along and leave the folder to the first;
+    rollouts: how answers are kept (gzip, plain or none).
     """
 
     def __init__(
@@ -44,24 +59,31 @@ class Recorder:
         monitor: Monitor | None = None,
         score: Callable[[Any], dict[str, Any]] = lambda policy: {},
         writes: bool = True,
+        rollouts: str = "plain",
     ):
         self.folder, self.seed, self.validate = folder, seed, validate
         self.score, self.writes = score, writes
-        self.rollouts = RolloutLog(folder, writes)
+        self.journal, self.clock, self.saved = Journal(folder, rollouts, writes), Clock(), Checkpoints(self.checkpoints)
         self.stages: dict[str, Any] = {}  # what stages before learning came to, by name, as result.json has it
         self.best_step: int | None = None  # where the policy that is kept stood, for algorithms that keep the best
-        self.stopping = False  # set at Ctrl-C: the loop then writes a checkpoint where its state is whole, and stops
+        self.stopping = False  # set by a signal: the loop then writes a checkpoint where its state is whole, and stops
         self.progress, self.tracker, self.monitor = progress, tracker, monitor
         self.also_log: list[Callable[[], dict[str, float]]] = []  # asked at each line for more to log
-        self.checkpoints = folder / "checkpoints"
-        self._started = (time.perf_counter(), time.process_time())
-        self._before = {"wall_s": 0.0, "cpu_s": 0.0}
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def rollouts(self) -> RolloutLog:
+        """Where answers are logged."""
+        return self.journal.rollouts
 
     @property
     def spent(self) -> dict[str, float]:
         """Seconds of wall clock and of CPU that learning took so far, resumed parts included."""
-        wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
-        return {"wall_s": self._before["wall_s"] + wall, "cpu_s": self._before["cpu_s"] + cpu}
+        return self.clock.spent
 
     @property
     def stop_learning(self) -> bool:
@@ -71,21 +93,23 @@ class Recorder:
     def log(self, step: int, **metrics: float | str) -> None:
         """Append one line to metrics.jsonl: the step (interactions so far), the seconds spent, and the metrics.
 
-        A text (the version of what changed) goes there only, not to the tracker.
+        A text (the version of what changed) goes there only, not to the tracker. Raises DivergedError for a number that
+        is not finite.
         """
         for more in self.also_log:
             metrics |= more()
-        spent = {key: round(value, 3) for key, value in self.spent.items()}
-        line: dict[str, Any] = {"step": step, **spent, **metrics}
+        for name, value in metrics.items():
+            if not isinstance(value, str) and not math.isfinite(value):
+                raise DivergedError(step, name)
+        line: dict[str, Any] = {"step": step, **self._rounded(), **metrics}
         if self.monitor is not None:
             line |= self.monitor.see(line)
-        if not self.writes:
-            return
-        with writing(self.folder):  # made here: an algorithm that logs nothing leaves no folder
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self.rollouts.flush()
-        append_jsonl(self.folder / "metrics.jsonl", line)
-        self.tracker(step, {key: value for key, value in metrics.items() if not isinstance(value, str)})
+        if self.writes:
+            self.journal.add(line)
+            self.tracker(step, {key: value for key, value in metrics.items() if not isinstance(value, str)})
+
+    def _rounded(self) -> dict[str, float]:
+        return {key: round(value, 3) for key, value in self.spent.items()}
 
     def stage(self, name: str, policy: Any, interactions: int = 0, reused: Mapping[str, float] | None = None) -> None:
         """Score the policy as a stage before learning left it, and keep that in the folder.
@@ -94,74 +118,46 @@ class Recorder:
         """
         if not self.writes:
             return
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        spent = {key: round(value, 3) for key, value in self.spent.items()}
         taken = {"reused": dict(reused)} if reused else {}
-        self.stages[name] = {"interactions": interactions, **spent, **taken, "splits": self.score(policy)}
+        self.stages[name] = {"interactions": interactions, **self._rounded(), **taken, "splits": self.score(policy)}
         write_text_atomic(self.checkpoints / f"stage-{name}.json", json.dumps(self.stages[name]))
 
     def load_stage(self, name: str) -> bool:
-        """Take in what an earlier part of this run found of a stage; whether it did."""
+        """Take in what an earlier part of this run made of a stage; whether it did. A damaged file counts as none."""
         path = self.checkpoints / f"stage-{name}.json"
-        if path.is_file():
-            self.stages[name] = json.loads(path.read_text(encoding="utf-8"))
-        return path.is_file()
+        try:
+            self.stages[name] = read_json(path)
+        except InputError:
+            return False
+        return True
 
     def save_checkpoint(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint; `state` must be JSON. Older ones are removed once this one is complete."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
+        self.saved.save(step, tensors, {**self.vouched(), **state})
 
-        self.rollouts.flush()  # before: a checkpoint vouches for the answers up to it
-        text = json.dumps({"step": step, "spent": self.spent, **state})
-        target = self.checkpoints / f"step-{step:012d}.safetensors"
-        part = target.with_suffix(f".{os.getpid()}.part")
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata={"state": text})
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(target)
-        except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in its own exception
-            part.unlink(missing_ok=True)
-            raise InputError(f"the checkpoint cannot be written: {error}", target) from error
-        for old in sorted(self.checkpoints.glob("step-*.safetensors"))[:-KEPT_CHECKPOINTS]:
-            old.unlink()
+    def vouched(self) -> dict[str, Any]:
+        """What a checkpoint says of the run beside the learner's state: seconds spent, and how long the files are."""
+        return {"logs": self.journal.marks(), "spent": self.spent}
 
     def load_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The newest checkpoint (tensors, state), or None; what was logged after it is dropped, to be logged anew."""
-        from safetensors import safe_open
-
-        for part in self.checkpoints.glob("*.part"):
-            part.unlink()
-        found = sorted(self.checkpoints.glob("step-*.safetensors"))
-        if not found:
-            self._forget_after(-1)
+        """The newest whole checkpoint (tensors, state), or None; what was logged after it is dropped, to be logged
+        anew. Raises InputError where what was logged before it is damaged."""
+        self.saved.tidy()
+        loaded = first_whole(
+            self.saved.newest_first(), read_checkpoint, lambda content: self.journal.check(content[1].get("logs"))
+        )
+        if loaded is None:
+            self.go_on_from(-1, {})
             return None
-        with safe_open(found[-1], framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        self.go_on_from(state["step"], state.pop("spent"))
-        return tensors, state
+        self.go_on_from(loaded[1]["step"], loaded[1].pop("spent"), loaded[1].pop("logs", None))
+        return loaded
 
-    def go_on_from(self, step: int, spent: dict[str, float]) -> None:
+    def go_on_from(self, step: int, spent: Mapping[str, float], logs: Any = None) -> None:
         """Be where a checkpoint was: its time spent, and no lines from after it. A step of -1 is the start."""
-        self._before = spent or self._before
-        self._started = (time.perf_counter(), time.process_time())
-        self._forget_after(step)
-
-    def _forget_after(self, step: int) -> None:
-        self.rollouts.forget_after(step)
-        path = self.folder / "metrics.jsonl"
-        if path.exists() and self.writes:
-            data = path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]  # a line cut short by a kill is not a line
-            if whole != data:
-                write_text_atomic(path, whole.decode())
-            kept = [record for _, record in read_jsonl(path) if record["step"] <= step]
-            write_text_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
-            if self.monitor is not None:
-                self.monitor.restart(kept)
+        self.clock.go_on_from(spent)
+        lines = self.journal.go_back(step, logs)
+        if self.monitor is not None and self.writes:
+            self.monitor.restart(lines)
 
 
 def is_due(every: int, before: int, now: int) -> bool:

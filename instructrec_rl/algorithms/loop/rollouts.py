@@ -1,33 +1,39 @@
 """rollouts.jsonl: every answer of learning and the probability that it had, so that other policies can be judged by it.
 
 A line: {"step", "id", "item" or "text", "propensity", "reward"}, and "turn" where episodes have several. Lines are made
-in bulk and written by the megabyte, as a run gives thousands of answers a second.
+in bulk and written by the megabyte, as a run gives thousands of answers a second; with `rollouts=gzip` each megabyte is
+a member of rollouts.jsonl.gz, which any reader of gzip joins.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
-import os
 from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring as quoted
 from pathlib import Path
 
 import numpy as np
 
-from instructrec_rl.core.files import append_bytes, writing
+from instructrec_rl.algorithms.loop.append_log import AppendLog
 
 FILE = "rollouts.jsonl"
+GZIP_LEVEL = 6
 BUFFERED = 1 << 20  # characters kept before they are written
 
 
 class RolloutLog:
     """Appends to a run folder's rollouts.jsonl; what is buffered is written by `flush`, so also at each checkpoint.
 
-    writes: false in the further processes of a run, whose answers the first one writes.
+    kind: gzip, plain or none; a run that began with a plain file goes on with it. writes: false in the further
+    processes of a run, whose answers the first one writes.
     """
 
-    def __init__(self, folder: Path, writes: bool = True):
-        self.path, self.writes = folder / FILE, writes
+    def __init__(self, folder: Path, kind: str = "plain", writes: bool = True):
+        self.gzipped = kind == "gzip" and not (folder / FILE).exists()
+        self.writes = writes and kind != "none"
+        self.path = folder / (f"{FILE}.gz" if self.gzipped else FILE)
+        self.log = AppendLog(self.path) if self.writes else None
         self._lines: list[str] = []
         self._size = 0
 
@@ -69,25 +75,12 @@ class RolloutLog:
 
     def flush(self) -> None:
         """Write what is buffered. Raises InputError where the disk refuses."""
-        if not self._lines:
+        if self.log is None or not self._lines:
             return
         data = "".join(self._lines).encode(errors="replace")  # half of a surrogate pair is no UTF-8
-        self._lines, self._size = [], 0
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        append_bytes(self.path, data)
+        self.forget()
+        self.log.add(gzip.compress(data, GZIP_LEVEL, mtime=0) if self.gzipped else data)
 
-    def forget_after(self, step: int) -> None:
-        """Drop the answers after an interaction (all of them for -1), and a last line that a kill cut short."""
+    def forget(self) -> None:
+        """Drop what is buffered."""
         self._lines, self._size = [], 0
-        if not (self.writes and self.path.exists()):
-            return
-        kept = 0
-        with writing(self.path), self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n") or int(line[len(b'{"step": ') : line.index(b",")]) > step:
-                    break
-                kept += len(line)
-        if kept < self.path.stat().st_size:
-            with writing(self.path):
-                os.truncate(self.path, kept)

@@ -49,12 +49,16 @@ def find_logs(path: Path) -> Path:
 
     A folder of feedback means itself. Raises InputError where there is none.
     """
+    packed = f"{FILE}.gz"
+    if path.name == FILE and not path.exists() and path.with_name(packed).is_file():
+        return path.with_name(packed)
     if not path.exists():
         raise InputError("logs: there is no such file or folder", path)
-    if path.is_dir() and (path / FILE).is_file():
-        return path / FILE
+    for name in (FILE, packed):
+        if path.is_dir() and (path / name).is_file():
+            return path / name
     if path.is_dir() and (path / "config.yaml").is_file():
-        raise InputError(f"this run has no {FILE}: it learned without trying answers, or before they were logged", path)
+        raise InputError(f"this run has no {FILE}: it learned without trying answers, or with rollouts=none", path)
     if path.is_dir() and next(jsonl_under(str(path), []), None) is None:
         raise InputError(f"logs: expected a run's folder, or one with *.jsonl; found neither {FILE} nor another", path)
     return path
@@ -63,7 +67,7 @@ def find_logs(path: Path) -> Path:
 def env_of(path: Path) -> EnvConfig | None:
     """The environment of the run that a rollouts.jsonl belongs to, with the options it had; None without a run."""
     config = path.parent / "config.yaml"
-    if path.name != FILE or not config.is_file():
+    if path.name not in (FILE, f"{FILE}.gz") or not config.is_file():
         return None
     try:
         return EnvConfig(**read_yaml(config)["env"])
