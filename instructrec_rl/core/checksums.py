@@ -23,7 +23,6 @@ def sha256_of(arrays: Mapping[str, Any], text: str = "") -> str:
 def _bytes_of(value: Any) -> Any:
     """The bytes of an array or a tensor, without a copy where it lies in one piece."""
     if hasattr(value, "detach"):
-        import torch
-
-        return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        return flat.view(flat[:0].byte().dtype).numpy().data  # as bytes: numpy knows no bfloat16
     return np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
