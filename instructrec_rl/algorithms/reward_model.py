@@ -130,10 +130,12 @@ def learn(env: Environment, config: RewardModelConfig, recorder: Recorder) -> Re
     device, _ = pick_device(config.device)
     policy = RewardModelPolicy(model.to(device), tokenizer, env.items, config.max_tokens)
     _train(policy, train, config, recorder)
-    found = _held_out(policy, test, rng)
-    recorder.log(config.interactions, **found)
-    said = ", ".join(f"{name.removeprefix('held_out/')} {value:.3f}" for name, value in found.items())
-    print(f"reward model: {len(train):,} pairs, {len(test):,} held out: {said}", flush=True)
+    if not all(weights.isfinite().all() for weights in policy.model.parameters()):
+        raise DivergedError(config.interactions, "a weight", value=config.learning_rate)
+    measured = _held_out(policy, test, rng)
+    recorder.log(config.interactions, **measured)
+    words = ", ".join(f"{name.removeprefix('held_out/')} {value:.3f}" for name, value in measured.items())
+    print(f"reward model: {len(train):,} pairs, {len(test):,} held out: {words}", flush=True)
     return policy
 
 
@@ -237,8 +239,6 @@ def _train(policy: RewardModelPolicy, pairs: list[Pair], config: RewardModelConf
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    if not all(weights.isfinite().all() for weights in policy.model.parameters()):
-        raise DivergedError(trainer.state.global_step, "a weight", "algo.learning_rate", config.learning_rate)
     # stop where asked
     if recorder.stopping:
         raise KeyboardInterrupt

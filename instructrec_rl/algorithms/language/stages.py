@@ -18,6 +18,7 @@ from instructrec_rl.policies.language.generate import Ids, complete, left_pad
 from instructrec_rl.policies.language.models import LanguageModel, restore_forward
 from instructrec_rl.policies.language.prompts import write_answers, write_prompts
 
+RATE = "algo.sft_learning_rate"
 CHUNK = 512  # answers sampled at once
 Pairs = tuple[list[Ids], list[Ids]]
 
@@ -43,15 +44,6 @@ def supervise(
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             seen(round(len(pairs[0]) * state.global_step / state.max_steps), len(pairs[0]))
-
-    class Watched(SFTTrainer):
-        """Ends where the loss is no number."""
-
-        def training_step(self, *arguments: Any, **options: Any) -> Any:
-            loss = super().training_step(*arguments, **options)
-            if not loss.isfinite():
-                raise DivergedError(0, "the loss before reinforcement", "algo.sft_learning_rate", learning_rate)
-            return loss
 
     # lay out the pairs
     prompts, answers = pairs
@@ -83,15 +75,32 @@ def supervise(
             seed=seed,
             use_cpu=lm.model.device.type == "cpu",
         )
-        trainer = Watched(
+        trainer = _watched(SFTTrainer, learning_rate)(
             lm.model, args=options, train_dataset=data, processing_class=lm.tokenizer, callbacks=[Follow()]
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    if not all(weights.isfinite().all() for weights in lm.model.parameters()):
-        raise DivergedError(0, "a weight before reinforcement", "algo.sft_learning_rate", learning_rate)
+    _check_weights(lm, learning_rate)
     # undo what TRL did to the model
     restore_forward(lm.model)
+
+
+def _watched(base: Any, learning_rate: float) -> Any:
+    """A trainer that ends where the loss is no number."""
+
+    class Watched(base):
+        def training_step(self, *arguments: Any, **options: Any) -> Any:
+            loss = super().training_step(*arguments, **options)
+            if not loss.isfinite():
+                raise DivergedError(0, "the loss of a stage before reinforcement", RATE, learning_rate)
+            return loss
+
+    return Watched
+
+
+def _check_weights(lm: LanguageModel, learning_rate: float) -> None:
+    if not all(weights.isfinite().all() for weights in lm.model.parameters()):
+        raise DivergedError(0, "a weight", RATE, learning_rate)
 
 
 def random_pairs(env: Environment, lm: LanguageModel, number: int, rng: np.random.Generator) -> Pairs:
