@@ -103,6 +103,7 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
 
     The same seed, thread count and kind of machine give the same run bit for bit, also when it is stopped and resumed.
     """
+    # make the learner, as the newest checkpoint has it
     saved = recorder.load_checkpoint()
     if saved and "network.head.weight" in saved[0]:  # also where the options are of before there was another learner
         config = replace(config, learner="transitions")
@@ -111,11 +112,13 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
         learner.restore(*saved)
     metric = env.spec.metrics[0]
     while (step := learner.count["step"]) < config.interactions and not recorder.stop_learning:
+        # answer once in every environment, and learn
         env.reward.at(step)
         learner.advance(recorder)
         now = learner.count["step"]
         if not math.isfinite(learner.sums["loss"] + learner.sums["q"]):
             raise DivergedError(now, "the loss", value=learner.sizes.learning_rate)
+        # evaluate and log
         done = now >= config.interactions
         if done or is_due(config.eval_every, step, now):
             scores = recorder.validate(policy_of(learner, env.spec.state))
@@ -124,6 +127,7 @@ def learn(env: Environment, config: DQNConfig, recorder: Recorder) -> DQNPolicy:
             done = done or recorder.stop_learning
         so_far = "" if math.isinf(learner.best_score) else f"validation {metric} {learner.best_score:.3f}"
         recorder.progress(now, config.interactions, so_far)
+        # keep a checkpoint, and stop where asked
         if done or recorder.stopping or is_due(config.checkpoint_every, step, now):
             recorder.save_checkpoint(now, *learner.checkpoint())
         if recorder.stopping and not done:

@@ -111,6 +111,7 @@ def learn(env: Environment, config: RewardModelConfig, recorder: Recorder) -> Re
 
     Raises InputError for fewer than 10 pairs, and for a model that cannot be loaded; KeyboardInterrupt at Ctrl-C.
     """
+    # hold out a tenth of the instructions
     pairs = _pairs(env, config.folder)
     rng = np.random.default_rng(recorder.seed)
     asked = sorted({pair[0] for pair in pairs})
@@ -121,6 +122,7 @@ def learn(env: Environment, config: RewardModelConfig, recorder: Recorder) -> Re
             f"algo=reward_model: {len(pairs)} pairs of better and worse responses are too few, at least {MIN_PAIRS} "
             "are needed; give preferences, rankings, corrections, or ratings of several responses to an instruction"
         )
+    # load the model
     torch.manual_seed(recorder.seed)  # of the new head
     try:
         model, tokenizer = _model(_folder_of(config.model), may_lack=NEW)
@@ -129,9 +131,11 @@ def learn(env: Environment, config: RewardModelConfig, recorder: Recorder) -> Re
     _check_context(model, config.max_tokens, None)
     device, _ = pick_device(config.device)
     policy = RewardModelPolicy(model.to(device), tokenizer, env.items, config.max_tokens)
+    # train it
     _train(policy, train, config, recorder)
     if not all(weights.isfinite().all() for weights in policy.model.parameters()):
         raise DivergedError(config.interactions, "a weight", value=config.learning_rate)
+    # measure it on what was held out
     measured = _held_out(policy, test, rng)
     recorder.log(config.interactions, **measured)
     words = ", ".join(f"{name.removeprefix('held_out/')} {value:.3f}" for name, value in measured.items())

@@ -106,6 +106,8 @@ def sweep(overrides: list[str]) -> int:
     of_hydra = [p.input_line for p in parsed if p.key_or_group.startswith("hydra")]
     _check_names(parsed)
     _register_groups()
+    if not any(p.key_or_group == "keep_checkpoints" for p in parsed):
+        own.append("keep_checkpoints=none")
     forced = [_forced(text) for text in own]
     with hydra_started():
         _check_jobs(forced)
