@@ -47,6 +47,9 @@ docs/configuration.md lists every option.
 """
 
 
+FORGET = "keep_checkpoints=none"  # of a sweep's finished runs
+
+
 def help_text() -> str:
     """The help, with the names found now; imports no Hydra."""
     found = group_names()
@@ -107,7 +110,7 @@ def sweep(overrides: list[str]) -> int:
     _check_names(parsed)
     _register_groups()
     if not any(p.key_or_group == "keep_checkpoints" for p in parsed):
-        own.append("keep_checkpoints=none")
+        own.append(FORGET)
     forced = [_forced(text) for text in own]
     with hydra_started():
         _check_jobs(forced)
@@ -201,7 +204,7 @@ def _job(_: Any) -> tuple[int, str]:
     import traceback
 
     number, overrides = _job_overrides()
-    title = f"run {number} ({' '.join(overrides)})"
+    title = f"run {number} ({' '.join(text for text in overrides if text != FORGET)})"
     try:
         from instructrec_rl.run import experiment
 
