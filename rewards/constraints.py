@@ -43,10 +43,14 @@ class Reward:
         try:
             asked = [row["constraints"] for row in batch.rows]
         except KeyError as error:
-            raise InputError(f'{_where(batch, "constraints")} has no "constraints"') from error
+            place = next(place for place, row in enumerate(batch.rows) if "constraints" not in row)
+            reason = f'{_where(batch, place)} has no "constraints" (a list of what the item must satisfy)'
+            raise InputError(reason, row=place) from error
         if set(map(type, asked)) - {list, tuple}:
             place = next(place for place, held in enumerate(asked) if not isinstance(held, list | tuple))
-            raise InputError(f'{_where(batch, place)}: "constraints" is {asked[place]!r}, expected a list')
+            raise InputError(
+                f'{_where(batch, place)}: "constraints" is {str(asked[place])[:80]!r}, expected a list', row=place
+            )
         return asked
 
     def _columns(self, batch: Batch, asked: list[list[dict[str, Any]]]) -> np.ndarray:
@@ -63,7 +67,7 @@ class Reward:
                         fresh.append(satisfies(constraint, self.items))
                     except InputError as error:
                         self._forget()  # what this call added to `known` has no table row yet
-                        raise InputError(f"{_where(batch, place)}: {error.reason}") from error
+                        raise InputError(f"{_where(batch, place)}: {error.reason}", row=place) from error
                     column = known[key] = len(self._table) + len(fresh) - 1
                 found.append(column)
         if fresh:
@@ -93,8 +97,7 @@ def _typed(value: Any) -> Any:
     return (bool, value) if type(value) is bool else value
 
 
-def _where(batch: Batch, what: int | str) -> str:
-    """`row 3 (id "x")`, for a row's place or for the first row without a key."""
+def _where(batch: Batch, place: int) -> str:
+    """`row 3 (id "x")`."""
     rows = batch.rows or []
-    place = what if isinstance(what, int) else next(place for place, row in enumerate(rows) if what not in row)
     return f"row {place}" + (f' (id "{rows[place]["id"]}")' if "id" in rows[place] else "")

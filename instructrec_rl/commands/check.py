@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from instructrec_rl.config.schema import DEFAULT_ENV, EnvConfig
+from instructrec_rl.config.env_yaml import FILE, read_env_yaml
+from instructrec_rl.config.schema import DEFAULT_ENV
 from instructrec_rl.core import InputError, nearest
 from instructrec_rl.core.command_line import DONE, WRONG_INPUT, Parser
-from instructrec_rl.core.files import find_envs, find_rewards, read_yaml
+from instructrec_rl.core.files import find_envs, find_rewards
 
 SAMPLE = 16  # instructions that a reward is tried on
+BLOCK = 8_192  # rows scored at once
 
 
 def main(argv: list[str]) -> int:
@@ -56,15 +58,26 @@ def main(argv: list[str]) -> int:
 
 
 def check_env(name: str) -> str:
-    """Validate an environment's data and sum it up. Raises InputError where it is broken."""
-    from instructrec_rl.env.spec import load_spec
+    """Do with an environment's data what a run does before and after it learns, and sum it up.
 
-    about = read_yaml(find_envs()[name] / "env.yaml")
-    if about.get("format") == "intents" and not about.get("path"):
+    Every row's right answer is scored by the reward that a run takes and by every metric. Raises InputError where the
+    data is broken, or where one of them cannot score it.
+    """
+    header = read_env_yaml(find_envs()[name] / FILE)
+    if header.format == "intents" and not header.path:
         return "needs env.path=FILE, so there is no data to check"
-    spec = load_spec(EnvConfig(name=name))
-    splits = ", ".join(f"{split} {len(rows)}" for split, rows in spec.splits.items())
-    return f"ok, {len(spec.items)} items, {len(spec.examples)} instructions ({splits})"
+    env = _load_env(name)
+    from instructrec_rl.run.evaluate import Scorer
+
+    rewards = [env.reward, *Scorer(env).metrics.values()]
+    for rows in env.splits.values():
+        for start in range(0, len(rows), BLOCK):
+            part = rows[start : start + BLOCK]
+            batch = env.batch(part, [env.items[env.examples[row].best[0]].text for row in part])
+            for reward in rewards:
+                reward.score_batch(batch)
+    splits = ", ".join(f"{split} {len(rows)}" for split, rows in env.splits.items())
+    return f"ok, {len(env.items)} items, {len(env.examples)} instructions ({splits}); reward {env.reward_name}"
 
 
 def check_reward(name: str, env_name: str = "") -> str:

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MOST_CHARACTERS = 600  # of a reason: a field's whole value may be megabytes
+
 
 class InputError(Exception):
-    """Wrong input: one line that says what, where and what was expected. Commands print it and exit with 2."""
+    """Wrong input: one line that says what, where and what was expected. Commands print it and exit with 2.
 
-    def __init__(self, reason: str, path: str | Path | None = None, line: int | None = None):
-        self.reason, self.path, self.line = reason, path, line
+    row: the place in a batch of what is wrong, where a reward names one; who knows the file adds path and line to it.
+    """
+
+    def __init__(self, reason: str, path: str | Path | None = None, line: int | None = None, *, row: int | None = None):
+        reason = reason if len(reason) <= MOST_CHARACTERS else f"{reason[:MOST_CHARACTERS]}..."
+        self.reason, self.path, self.line, self.row = reason, path, line, row
         where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
         super().__init__(where + " ".join(reason.split()))
 

@@ -10,12 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from instructrec_rl.config.schema import EnvConfig
 from instructrec_rl.core import Batch, InputError, nearest
+from instructrec_rl.core.files import read_jsonl
 from instructrec_rl.encoders.states import Asked, States, encode_states, stored_states
 from instructrec_rl.env.examples import ExampleTable
 from instructrec_rl.env.item_finder import ItemFinder
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 MAX_CACHED_REWARDS = 32_000_000  # cells of the (rows, items) table: 256 MB; past that, scores are computed each time
 
 
-@dataclass
+@dataclass(repr=False)
 class Environment:
     """A spec with its encoder and reward. Everything costly is computed at first use and kept."""
 
@@ -60,6 +62,11 @@ class Environment:
         """The training reward of (row, item) pairs, each computed once."""
         return RewardTable(self)
 
+    def __repr__(self) -> str:
+        spec = self.spec
+        sizes = f"{len(self.examples):,} instructions, {len(self.items):,} items"
+        return f"<Environment {spec.name}: {sizes}, {spec.state} states, reward {self.reward_name}>"
+
     def states(self, kind: str = "") -> States:
         """The states of all instructions (N rows), at the environment's granularity or another."""
         kind = kind or self.spec.state
@@ -85,6 +92,13 @@ class Environment:
     def item_vectors(self) -> np.ndarray:
         """Sentence embeddings of the items' texts, (A, D) float32."""
         return self.encoder.encode(list(self.item_texts))
+
+    def locate(self, row_id: str) -> tuple[Path, int] | None:
+        """The file and the line of an instruction, None where its file has no ids. Reads the file: for errors alone."""
+        path = self.spec.files[-1]
+        if path.suffix != ".jsonl" or self.spec.format != "catalog":
+            return None
+        return next(((path, line) for line, record in read_jsonl(path) if record.get("id") == row_id), None)
 
     def asked(self, rows: np.ndarray) -> Asked:
         """Rows' instructions as a policy sees them."""
@@ -192,6 +206,9 @@ class Dynamics:
         self.turns, self.turn_cost = env.spec.turns, env.spec.turn_cost
         self._text_ids: dict[str, int] = {}
         self._text_vectors: list[np.ndarray] = []
+
+    def __repr__(self) -> str:
+        return f"<Dynamics of {self.env!r}: {len(self.rows):,} instructions, {len(self.menu):,} items on offer>"
 
     def start(self, rows: np.ndarray) -> Turn:
         """Begin an episode for each of rows (B,), positions in the environment's examples."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from instructrec_rl.config.schema import EnvConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spec:
     """An environment as data: what may be answered, what is asked, and how the answers are judged.
 
@@ -49,6 +49,10 @@ class Spec:
     turns: int = 1
     turn_cost: float = 0.05
     left_out: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} {len(rows):,}" for name, rows in self.splits.items())
+        return f"<Spec {self.name}: {len(self.items):,} items, {splits}>"
 
     def menu(self, split: str) -> np.ndarray:
         """Positions (in `items`) of what is on offer in a split; the action space of that split is `len` of it."""

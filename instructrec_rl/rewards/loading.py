@@ -61,7 +61,7 @@ def _load(name: str, env: Any, options: Mapping[str, Any], outer: tuple[str, ...
         env=getattr(getattr(env, "spec", None), "name", ""),
     )
     resolved = {} if config is None else {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    reward = Reward(name, resolved, path, None)
+    reward = Reward(name, resolved, path, None, getattr(env, "locate", lambda row_id: None))
     reward.scorer = (
         _Function(config, module.score)
         if has_function

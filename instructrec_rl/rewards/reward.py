@@ -50,6 +50,7 @@ class Reward:
     options: dict[str, Any]
     path: Path
     scorer: Any
+    locate: Callable[[str], tuple[Path, int] | None] = lambda row_id: None  # a row's id -> its file and line
 
     @property
     def version(self) -> str:
@@ -124,9 +125,16 @@ class Reward:
         except RewardError:
             raise  # a part's: it names itself
         except InputError as error:
-            raise RewardError(with_name + error.reason, error.path, error.line) from error
+            path, line = self._place(error, argument) or (error.path, error.line)
+            raise RewardError(with_name + error.reason, path, line) from error
         except Exception as error:
             raise RewardError(with_name + error_text(error), self.path, line_in(self.path, error)) from error
+
+    def _place(self, error: InputError, argument: Any) -> tuple[Path, int] | None:
+        """The file and line of the row that an error is about, where the environment's file has it."""
+        if error.row is None or not isinstance(argument, Batch) or argument.rows is None:
+            return None
+        return self.locate(str(argument.rows[error.row].get("id", "")))
 
     def _checked(self, scores: Any, batch: Batch) -> np.ndarray:
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from instructrec_rl.core import InputError
 from instructrec_rl.encoders.states import row_blocks
 from instructrec_rl.env.constraints import satisfies
 from instructrec_rl.env.environment import Dynamics, Environment
@@ -48,7 +49,7 @@ class Scorer:
 
     def __init__(self, env: Environment):
         self.env = env
-        self.metrics: dict[str, Reward] = {name: load_reward(name, env=env) for name in env.spec.metrics}
+        self.metrics: dict[str, Reward] = {name: _load_metric(name, env) for name in env.spec.metrics}
 
     def per_row(self, answers: Answers) -> dict[str, np.ndarray]:
         """Each metric's score of each answer, (B,), with the training reward under `reward`."""
@@ -66,6 +67,15 @@ class Scorer:
         """The parts of a composed training reward, (B,) each."""
         found = (self.env.batch(part.rows, part.responses(self.env)) for part in answers.blocks())
         return _joined([self.env.reward.parts(batch) for batch in found])
+
+
+def _load_metric(name: str, env: Environment) -> Reward:
+    try:
+        return load_reward(name, env=env)
+    except InputError as error:
+        if error.path is not None:
+            raise
+        raise InputError(f'the field "metrics": {error.reason}', env.spec.files[0]) from error
 
 
 def _joined(blocks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
