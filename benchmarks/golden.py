@@ -41,11 +41,13 @@ COMMON = {
     "seed": "0", "baselines": "none", "tracking": "none", "monitor": "warn",
     "env.lang": "en", "env.catalog": "default", "env.action": "choose", "env.state": "clauses", "env.turns": "1",
     "env.text": "text", "env.oos": "drop",
-    "encoder": "minilm", "encoder.pooling": "mean", "encoder.max_tokens": "128", "encoder.batch_size": "64",
+    "encoder": "minilm", "encoder.engine": "torch",
+    "encoder.pooling": "mean", "encoder.max_tokens": "128", "encoder.batch_size": "64",
     "encoder.dtype": "fp32", "encoder.device": "cpu", "encoder.cache": "cache", "encoder.max_unknown": "0.3",
 }  # fmt: skip
 DQN = {
-    "algo": "dqn", "algo.interactions": "3000", "algo.num_envs": "64", "algo.batch_size": "64",
+    "algo": "dqn", "algo.learner": "transitions", "algo.components": "0",
+    "algo.interactions": "3000", "algo.num_envs": "64", "algo.batch_size": "64",
     "algo.updates_per_step": "2", "algo.learning_rate": "0.0015", "algo.weight_decay": "0.001", "algo.dropout": "0.0",
     "algo.hidden": "64", "algo.gamma": "0.95", "algo.target_update": "20", "algo.temperature_start": "0.3",
     "algo.temperature_end": "0.1", "algo.epsilon": "0.02", "algo.replay_size": "2000",
@@ -116,6 +118,13 @@ def score(batch, config):
 ACT = """import json, sys
 from instructrec_rl import load_policy
 print(json.dumps(load_policy(sys.argv[1]).act(json.loads(sys.argv[2]))))"""
+
+
+def forget_newer_options() -> None:
+    """Leave out what 23d450c did not know; what it did then is what these options now say."""
+    for options in [*RUNS.values(), *BENCH["variants"].values(), BENCH["overrides"]]:
+        for key in ("algo.learner", "algo.components", "encoder.engine"):
+            options.pop(key, None)
 
 
 def write_home(home: Path) -> None:
@@ -205,16 +214,8 @@ def make(folder: Path, repo: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"{folder}: this folder is not empty")
     home = folder / "home"
-    if (
-        repo / "instructrec_rl" / "algorithms" / "q_learning"
-    ).is_dir():  # the learner that there was before, spelled out
-        for options in [*RUNS.values(), *BENCH["variants"].values()]:
-            options |= {"algo.learner": "transitions"} if options["algo"] == "dqn" else {}
-        for options in [*RUNS.values(), BENCH["overrides"]]:
-            options["encoder.engine"] = "torch"
-    if (repo / "instructrec_rl" / "encoders" / "onnx_engine.py").exists():  # the engine that there was before
-        for options in [*RUNS.values(), BENCH["overrides"]]:
-            options |= {"encoder.engine": "torch"}
+    if not (repo / "instructrec_rl" / "algorithms" / "q_learning").is_dir():
+        forget_newer_options()
     write_home(home)
     for name in RUNS:
         begun = time.monotonic()
@@ -351,6 +352,8 @@ def read_kept(path: Path, allowed: list[str]) -> list[str]:
 
 def old(folder: Path, repo: Path, allowed: list[str]) -> int:
     """Whether a package loads, reports and resumes the run folders that DIR holds; DIR itself is not touched."""
+    if "learner:" not in (folder / "home" / "own_dqn" / "config.yaml").read_text():
+        forget_newer_options()
     failures = []
     with tempfile.TemporaryDirectory() as work:
         home = Path(work) / "home"

@@ -84,6 +84,7 @@ def read_env_yaml(path: Path) -> About:
     """Read and check an env.yaml. Raises InputError with the field that is missing, unknown or of another type."""
     content = read_yaml(path)
     known = [name for name in About.__dataclass_fields__ if name != "file"]
+    # what must be there, and of what type
     for key in REQUIRED:
         if key not in content:
             raise InputError(f'the field "{key}" is missing (an env.yaml has {", ".join(REQUIRED)})', path)
@@ -93,6 +94,7 @@ def read_env_yaml(path: Path) -> About:
         kind, words = TYPES.get(key, (str, "text"))
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f'the field "{key}" is {str(value)[:80]!r}; expected {words}', path)
+    # what lists and mappings hold
     for key in ("metrics", "catalogs"):
         if key in content:
             _check_names(content[key], key, path)
@@ -101,6 +103,7 @@ def read_env_yaml(path: Path) -> About:
         for ours, theirs in content.get(key, {}).items():
             if not isinstance(ours, str) or not isinstance(theirs, str):
                 raise InputError(f'the field "{key}" maps {ours!r} to {theirs!r}; expected texts', path)
+    # what may be chosen, and the name
     _check_choice(content["format"], FORMATS, "format", path)
     _check_choice(content["action"], ACTIONS, "action", path)
     if content.get("state"):

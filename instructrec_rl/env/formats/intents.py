@@ -35,6 +35,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Table:
     columns: maps text, label and split to the file's own column names. A label may be an integer, as datasets write
     them. Raises InputError with the place.
     """
+    # read the records, by the file's kind
     for key in columns:
         if key not in COLUMNS:
             raise InputError(f'env.columns has no "{key}".{nearest(key, COLUMNS)}')
@@ -46,6 +47,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Table:
         records = list(_read_csv(path))
     else:
         raise InputError(f'a file of intents ends in .json, .jsonl or .csv, not "{path.suffix}"', path)
+    # take the text, the label and the split out of each
     names = {key: columns.get(key, key) for key in COLUMNS}
     table: Table = []
     for line, record in records:
