@@ -77,11 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _keep_only(bench, options.only)
     from instructrec_rl.bench.plan import plan  # reads configurations, and so imports Hydra
 
-    # plan the runs
     out = Path(options.out or f"runs/{bench.name}-{bench.size}").resolve()
-    runs = plan(bench, out, further)
-    # see what is done already
     with only_one(out) as lock:
+        # plan the runs, and see what is done already
+        runs = plan(bench, out, further)
         looked = [look(run, out, options.resume) for run in runs]
         states = [state for state, _ in looked]
         for words in filter(None, (words for _, words in looked)):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from instructrec_rl.core import InputError
 from instructrec_rl.core.claims import claim
 from instructrec_rl.core.files import write_json_atomic, writing
 from instructrec_rl.core.leftovers import remove_abandoned
@@ -138,9 +140,14 @@ def only_one(out: Path) -> Iterator[IO[bytes]]:
     """
     held = "another bench is at work in this folder; wait for it, or give out=DIR"
     claimed = claim(out, LOCK, "a bench", lambda folder: (folder / BENCH).exists(), held, LOCK_WAIT_S)
-    with claimed.file as lock:  # closed and not removed: a run that outlives a killed bench has it open too
-        remove_abandoned(out)
-        yield lock
+    try:
+        with claimed.file as lock:  # closed and not removed: a run that outlives a killed bench has it open too
+            remove_abandoned(out)
+            yield lock
+    except InputError:
+        if os.listdir(out) == [LOCK]:  # found before anything was begun
+            claimed.withdraw()
+        raise
 
 
 def write_bench(path: Path, about: dict[str, Any], states: list[State]) -> None:

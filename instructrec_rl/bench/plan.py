@@ -21,6 +21,7 @@ from instructrec_rl.core.fingerprints import digest, sha256_of_code
 from instructrec_rl.env.spec import load_spec
 
 STAGES = "stages"  # the folder of stages that runs share, in the bench's
+NO_TEXT = re.compile(r"(?i)null|true|false|[-+]?(?:nan|inf)|[-+.\d].*")  # Hydra reads it as something else
 PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")  # what Hydra's grammar takes without quotes
 
 
@@ -103,7 +104,7 @@ def _written(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_written, value)) + "]"
     text = shown(value)
-    if not isinstance(value, str) or PLAIN.fullmatch(text):
+    if not isinstance(value, str) or (PLAIN.fullmatch(text) and not NO_TEXT.fullmatch(text)):
         return text
     slashes = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return f"'{slashes}'"

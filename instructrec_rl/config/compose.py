@@ -71,17 +71,17 @@ def _expand_experiment(settings: list[Setting]) -> list[Setting]:
 
 def _known(setting: Setting, names: Mapping[str, Any]) -> Any:
     """What `names` holds under the setting's value. Raises InputError with the nearest name."""
-    if str(setting.value) not in names:
+    if setting.name not in names:
         kind = KINDS.get(setting.key, setting.key)
-        raise setting.error(f"there is no such {kind}.{nearest(str(setting.value), names)}")
-    return names[str(setting.value)]
+        raise setting.error(f"there is no such {kind}.{nearest(setting.name, names)}")
+    return names[setting.name]
 
 
 def _with_defaults(choices: dict[str, Setting], settings: list[Setting]) -> dict[str, Setting]:
     """The choice of every group; env.yaml may name the algorithm and the reward."""
     env = choices.get("env", Setting("env", DEFAULT_ENV))
     about = read_env_yaml(_known(env, find_envs()) / FILE)
-    given = {s.key: str(s.value) for s in settings if s.key.startswith("env.") and s.value}
+    given = {s.key: s.name for s in settings if s.key.startswith("env.") and s.value}
     action = given.get("env.action", about.action)
     named = about.algo if action == about.action else ""  # env.yaml's choice is for its own kind of action
     algo = named or DEFAULT_ALGO.get(action, "dqn")
@@ -101,23 +101,23 @@ def _with_defaults(choices: dict[str, Setting], settings: list[Setting]) -> dict
 
 
 def _env_node(choice: Setting) -> EnvConfig:
-    return EnvConfig(name=str(choice.value))
+    return EnvConfig(name=choice.name)
 
 
 def _algo_node(choice: Setting) -> Any:
-    return _known(choice, ALGORITHM_CONFIGS)(name=str(choice.value))
+    return _known(choice, ALGORITHM_CONFIGS)(name=choice.name)
 
 
 def _policy_node(choice: Setting) -> PolicyConfig:
     _known(choice, POLICIES)
-    return PolicyConfig(name=str(choice.value))
+    return PolicyConfig(name=choice.name)
 
 
 def _encoder_node(choice: Setting) -> Any:
     from instructrec_rl.encoders.bert import EncoderConfig
 
     _known(choice, ENCODERS)
-    return _named("encoder", str(choice.value), EncoderConfig)()
+    return _named("encoder", choice.name, EncoderConfig)()
 
 
 def _reward_node(choice: Setting) -> Any:
@@ -129,7 +129,7 @@ def _reward_node(choice: Setting) -> Any:
 
     path = _known(choice, find_rewards())
     try:
-        node = OmegaConf.structured(_named("reward", str(choice.value), reward_config_class(str(choice.value))))
+        node = OmegaConf.structured(_named("reward", choice.name, reward_config_class(choice.name)))
     except (OmegaConfBaseException, NameError) as error:
         raise InputError(f"Config has an option that the command line cannot set: {error}", path) from error
     for key, value in (read_yaml(path) if path.suffix == ".yaml" else {}).items():
@@ -216,16 +216,32 @@ def _assign_at(node: Any, setting: Setting, key: str) -> None:
         if not isinstance(node, DictConfig):
             raise setting.error(f'"{part}" has no options below it')
     hint = _check_key(node, last, setting)
-    value = setting.value
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
-    if int in kinds and float not in kinds and isinstance(value, float) and value.is_integer():
-        value = int(value)  # 1e5
+    value = _value_for(hint, setting)
     try:
-        if isinstance(value, bool) and bool not in kinds and {int, float}.intersection(kinds):
-            raise ValueError
         OmegaConf.update(node, last, value, force_add=True)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise setting.error(f"expected {in_words(hint)}, got {_repr(value)}") from error
+
+
+def _value_for(hint: Any, setting: Setting) -> Any:
+    """A setting's value for an option of a type. Raises InputError where it was read as something else.
+
+    A text is what was typed: `1_000` and `1e3` on the command line, and in a file a number where it is in quotes. A
+    number is one that nobody can read otherwise: `010` and `12:30` are none.
+    """
+    value = setting.value
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+    numbers = {int, float}.intersection(kinds)
+    if isinstance(value, bool | int | float) and str in kinds and not numbers and bool not in kinds:
+        if not setting.text:
+            raise setting.error(f"expected text, got {shown(value)}; put it in quotes")
+        return setting.text
+    wrong = (isinstance(value, bool) and bool not in kinds) or (isinstance(value, str) and "${" not in value)
+    if numbers and wrong and str not in kinds:
+        raise setting.error(f"expected {in_words(hint)}, got {_repr(value)}")
+    if int in kinds and float not in kinds and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e5
+    return value
 
 
 def _check_key(node: Any, key: str, setting: Setting) -> Any:

@@ -12,11 +12,21 @@ from instructrec_rl.core import InputError
 
 @dataclass(frozen=True)
 class Setting:
-    """One `key=value`; `origin` is the experiment file it came from, None for the command line."""
+    """One `key=value`; `origin` is the experiment file it came from, None for the command line.
+
+    text: the value as it was typed on the command line, where it was not in quotes: `1_000` is a number to Hydra, and
+    for an option that is a text it is that text.
+    """
 
     key: str
     value: Any
     origin: Path | None = None
+    text: str = ""
+
+    @property
+    def name(self) -> str:
+        """The value as a name: as it was typed."""
+        return self.text or str(self.value)
 
     def error(self, reason: str) -> InputError:
         """An InputError that names the key, the value and the file."""
@@ -44,7 +54,9 @@ def parse(overrides: Iterable[str]) -> list[Setting]:
             raise InputError(
                 f'{text}: several values are a sweep, which needs -m; quote a text that has commas: "{_quoted(text)}"'
             )
-        settings.append(Setting(parsed.key_or_group, parsed.value()))
+        value = parsed.value()
+        typed = text.partition("=")[2].strip() if isinstance(value, bool | int | float) else ""
+        settings.append(Setting(parsed.key_or_group, value, text=typed))
     return settings
 
 

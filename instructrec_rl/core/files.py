@@ -16,6 +16,7 @@ from typing import Any
 
 from instructrec_rl.core import InputError
 from instructrec_rl.core.json_reader import parse_json, parse_object
+from instructrec_rl.core.yaml_reader import MOST_BYTES, YamlError, parse_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]  # instructrec_rl/
 PATH_VARIABLE = "INSTRUCTREC_PATH"
@@ -82,21 +83,16 @@ def _found(kind: str, patterns: tuple[str, ...], name_of: Any) -> list[Path]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file whose top is a mapping with text keys. Raises InputError with the path and line."""
-    import yaml
-
     try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise InputError(f"broken YAML: {error.problem}", path, mark.line + 1 if mark else None) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: e.g. the date 2024-13-45
-        raise InputError(f"broken YAML: {error}", path) from error
+        content = parse_yaml(read_text(path, MOST_BYTES))
+    except YamlError as error:
+        raise InputError(f"broken YAML: {error}", path, error.line) from error
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise InputError(f"expected a mapping (key: value), found {found}", path)
     for key in content:
         if not isinstance(key, str):
-            raise InputError(f"the key {key!r} is not text; put it in quotes", path)
+            raise InputError(f"the key {str(key)[:80]!r} is not text; put it in quotes", path)
     return content
 
 

@@ -18,7 +18,7 @@ from instructrec_rl.core.files import find_envs
 
 def register_environments() -> None:
     """Register `instructrec/<name>-v<version>` for every environment found now; a broken env.yaml is left out here."""
-    from gymnasium.envs.registration import register, registry
+    from gymnasium.envs.registration import ENV_ID_RE, register, registry
 
     for name, folder in find_envs().items():
         try:
@@ -26,7 +26,8 @@ def register_environments() -> None:
         except InputError:
             continue  # the commands that use it report it; one broken file must not break `import gymnasium`
         env_id = f"instructrec/{name}-v{version}"
-        if env_id not in registry:
+        # a name that no id can have (a blank, a comma in it) is for the commands alone
+        if env_id not in registry and ENV_ID_RE.fullmatch(env_id):
             register(
                 env_id,
                 entry_point="instructrec_rl.env.gym:InstructionEnv",

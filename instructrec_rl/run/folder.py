@@ -30,6 +30,7 @@ from instructrec_rl.core.files import (
 )
 from instructrec_rl.core.inert import printable
 from instructrec_rl.core.leftovers import remove_abandoned
+from instructrec_rl.core.yaml_reader import write_yaml
 
 if TYPE_CHECKING:
     from instructrec_rl.config.schema import RunConfig
@@ -50,7 +51,7 @@ def open_folder(config: RunConfig, env: Environment) -> Claim:
     Raises InputError where the folder holds anything else, another process is at work in it, or the run in it has other
     options or data; it is then as it was.
     """
-    text = _yaml(_options(config))
+    text = write_yaml(_options(config))
     claimed = _claim(config, f"{env.spec.name}-{config.algo.name}")
     folder = claimed.folder
     try:
@@ -105,12 +106,6 @@ def _begin(folder: Path, text: str, manifest: dict[str, Any]) -> None:
     write_json_atomic(folder / MANIFEST, manifest)
     write_json_atomic(folder / COPY, {"config": text, "manifest": manifest})
     write_text_atomic(folder / CONFIG, text)  # last: a folder with a config is a run
-
-
-def _yaml(plain: dict[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def _check_goes_on(folder: Path, config: RunConfig, env: Environment) -> None:

@@ -249,7 +249,7 @@ def test_new_env_works_and_is_never_overwritten(here, capsys):
     assert all(0 < len(record["best"]) < len(new.TEAS) for record in records)
     assert outcome(capsys, "check", "env", "mine")[:2] == (
         0,
-        "env mine: ok, 5 items, 15 instructions (train 11, validation 2, test 2)\n",
+        "env mine: ok, 5 items, 15 instructions (train 11, validation 2, test 2); reward constraints\n",
     )
     assert outcome(capsys, "new", "env", "mine")[::2] == (
         2,
