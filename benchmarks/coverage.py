@@ -1,6 +1,6 @@
-"""The coverage tables of docs/statistics.md: how often the 95 % intervals hold the true value, at 3 to 20 seeds.
+"""The coverage tables of docs/explanation/intervals.md: how often 95 % intervals hold the true value, at 3 to 20 seeds.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.coverage [--simulations 1000] [--markdown docs/statistics.md]
+    OMP_NUM_THREADS=1 python -m benchmarks.coverage [--simulations 1000] [--markdown docs/explanation/intervals.md]
 
 Each simulation draws seeds and items anew and asks `interval` and its like with their defaults. The true values are
 computed by quadrature, those of the collapsing runs in closed form. Figures outside 92 to 98 % bear a star; with 1,000

@@ -82,8 +82,8 @@ def faster(ratio: float) -> str:
 # name -> its folder, the page with its table, what --quick adds, how its headlines are read
 SCRIPTS: dict[str, tuple[str, str, str, Callable[[dict[str, Any]], Headlines]]] = {
     "environment": ("speed", "peers", "--scale .01 --repeats 1", environment),
-    "encoder": ("speed", "encoder", "--texts 10 --repeats 1", encoder),
-    "rewards": ("speed", "rewards", "--pairs 128 --repeats 1", rewards),
+    "encoder": ("speed", "encoder_speed", "--texts 10 --repeats 1", encoder),
+    "rewards": ("speed", "rewards_speed", "--pairs 128 --repeats 1", rewards),
     "sb3": ("peers", "peers", "--stock-budget 1 --batched-budget 1", sb3),
     "trl_ppo": ("peers", "peers", "--seeds 1 --episodes 256", trl_ppo),
     "ppo_limit": ("speed", "peers", "--episodes 256 --rounds 1", ppo_limit),
@@ -93,7 +93,7 @@ SCRIPTS: dict[str, tuple[str, str, str, Callable[[dict[str, Any]], Headlines]]] 
 def run(name: str, out: Path, quick: bool) -> int:
     """One script's exit code. Its output is shown as it comes."""
     folder, page, budget, _ = SCRIPTS[name]
-    options = budget.split() if quick else ["--markdown", str(ROOT / "docs" / f"{page}.md")]
+    options = budget.split() if quick else ["--markdown", str(ROOT / "docs" / "results" / f"{page}.md")]
     if "ppo" in name:
         options += ["--runs", str(out / "ppo")]  # both start from the same warm start
     command = [sys.executable, "-m", f"benchmarks.{folder}.{name}", "--json", str(out / f"{name}.json"), *options]

@@ -1,9 +1,9 @@
 """Stable-Baselines3's DQN and PPO against our DQN on our environment: CPU-seconds to a raw score on validation.
 
 One run, one thread. All but `plain` have the same state (the clause set), the same network (`SetNetwork`, w(s) . x(a),
-the items' features fixed) and the same evaluator, whose time is left out. docs/peers.md says what differs.
+the items' features fixed) and the same evaluator, whose time is left out. docs/results/peers.md says what differs.
 
-    python -m benchmarks.peers.sb3 --json sb3.json --markdown docs/peers.md
+    python -m benchmarks.peers.sb3 --json sb3.json --markdown docs/results/peers.md
     python -m benchmarks.peers.sb3 --only ppo
 """
 

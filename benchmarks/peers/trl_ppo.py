@@ -1,9 +1,9 @@
 """Our PPO against TRL 1.12's own PPOTrainer: reward, CPU-seconds an episode and memory, from one warm start a seed.
 
 Everything is in one run, on one thread. The peer has a virtual environment of its own: TRL 1.12 laid over this one's
-packages, so that all else has the same version. docs/peers.md says what is equal and what differs.
+packages, so that all else has the same version. docs/results/peers.md says what is equal and what differs.
 
-    python -m benchmarks.peers.trl_ppo --json trl_ppo.json --markdown docs/peers.md
+    python -m benchmarks.peers.trl_ppo --json trl_ppo.json --markdown docs/results/peers.md
 """
 
 from __future__ import annotations

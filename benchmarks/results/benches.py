@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: the tables of the benches whose results are kept in benchmarks/kept.
+"""docs/results/policy_variants.md: the tables of the benches whose results are kept in benchmarks/kept.
 
     python -m benchmarks.results.benches [--keep BENCH_FOLDER ...]
 
@@ -23,16 +23,16 @@ from instructrec_rl.run.screen import duration
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "benchmarks" / "kept"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "results" / "policy_variants.md"
 SHOWN = ("Leaderboard", "Which differences are shown", "Every split", "Cost against quality", "Where they fail")
 INTRODUCTION = """# Benchmark results
 
-Full tables of the bundled [benches](bench.md). This page is written by a command, from the result files in
+Full tables of the bundled [benches](../how_to/compare_many_runs.md), written by a command from the files in
 `benchmarks/kept`, which hold every score of every run; nothing here is typed:
 
     python -m benchmarks.results.benches
 
-How intervals and p-values are made, and what they do not cover, is in [statistics](statistics.md).
+How intervals and p-values are made, and what they do not cover, is in [statistics](../explanation/statistics.md).
 `instructrec-rl report benchmarks/kept/NAME.json --out DIR` shows one as a page with figures and with answers side by
 side. Comparisons with other programs are in [peers](peers.md).
 """

@@ -1,6 +1,6 @@
-"""The figures of docs/clinc150.md: 150 intents of real users, DQN with bandit feedback beside its baselines.
+"""The figures of docs/results/clinc150.md: 150 intents of real users, DQN with bandit feedback beside its baselines.
 
-    python -m benchmarks.results.clinc150 --data FILE --out DIR [--seeds 0 1 2] [--markdown docs/clinc150.md]
+    python -m benchmarks.results.clinc150 --data FILE --out DIR [--seeds 0 1 2] [--markdown docs/results/clinc150.md]
 
 FILE is data_small.json of clinc/oos-eval, which is not part of this project. Its `val` split is what is reported;
 settings and checkpoints are chosen on a tenth of its train split. Intervals are 95 % t-intervals over the seeds.

@@ -1,6 +1,6 @@
-"""The PandaLM table of docs/feedback.md: real votes, cross-validated by instruction, beside "the longer one wins".
+"""The PandaLM table of docs/explanation/learned_reward.md: real votes, cross-validated, beside "the longer one wins".
 
-    python -m benchmarks.results.feedback_pandalm --data FILE [--markdown docs/feedback.md]
+    python -m benchmarks.results.feedback_pandalm --data FILE [--markdown docs/explanation/learned_reward.md]
 
 FILE is testset-v1.json of WeOpenML/PandaLM, which is not part of this project.
 """

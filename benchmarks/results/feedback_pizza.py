@@ -1,7 +1,7 @@
-"""The pizza_rec table of docs/feedback.md: a DQN trained on ratings, beside popularity and the true reward.
+"""The pizza_rec table of docs/explanation/learned_reward.md: a DQN on ratings, beside popularity and the true reward.
 
     python -m benchmarks.results.feedback_pizza --out DIR [--seeds 0 1 2] [--sizes 500 5000 50000]
-        [--markdown docs/feedback.md]
+        [--markdown docs/explanation/learned_reward.md]
 
 Eight synthetic annotators (one at random) rate pairs of a training instruction and an item by the hidden share of
 constraints satisfied; the DQN sees nothing but their ratings. Runs that DIR already holds are used again.

@@ -1,6 +1,6 @@
-"""The table of synthetic annotators in docs/feedback.md: 1,500 texts of our own, whose worth is known.
+"""The table of synthetic annotators in docs/explanation/learned_reward.md: 1,500 texts of ours, whose worth is known.
 
-    python -m benchmarks.results.feedback_synthetic [--seeds 10] [--markdown docs/feedback.md]
+    python -m benchmarks.results.feedback_synthetic [--seeds 10] [--markdown docs/explanation/learned_reward.md]
 
 A text joins five parts; each part's eight options have hidden weights, and one pair of options an interaction. Each
 seed draws weights, annotators, the 500 held-out texts and which texts are rated. Settings were chosen on seeds below

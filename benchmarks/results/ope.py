@@ -1,6 +1,6 @@
-"""The table of off-policy estimates in docs/ope.md: synthetic logged bandit data whose truth is known.
+"""The table of off-policy estimates in docs/results/ope.md: synthetic logged bandit data whose truth is known.
 
-    python -m benchmarks.results.ope [--seeds 100] [--first 0] [--markdown docs/ope.md]
+    python -m benchmarks.results.ope [--seeds 100] [--first 0] [--markdown docs/results/ope.md]
 
 Each seed draws a world: contexts x ~ N(0, I_5), 10 actions, P(reward = 1 | x, a) = sigmoid(x . u_a + b_a). The logging
 policy is softmax(x . l_a) with l of its own, the policy judged softmax(2 (x . u_a + b_a)), so it prefers what is

@@ -1,6 +1,7 @@
-"""The figures of docs/pizza_rec.md: rewards x seeds on pizza_rec, each a whole run in its own process on one thread.
+"""The figures of docs/results/pizza_rec.md: rewards x seeds on pizza_rec, each a whole run on one thread.
 
-    python -m benchmarks.results.pizza_rec --out DIR [--seeds 0 1 2] [--markdown docs/pizza_rec.md] [--readme README.md]
+    python -m benchmarks.results.pizza_rec --out DIR [--seeds 0 1 2] [--markdown docs/results/pizza_rec.md]
+        [--readme README.md]
 
 Runs that DIR already holds are used again. Intervals are 95 % t-intervals over the seeds: they say how much training
 varies, not how much the test items do.

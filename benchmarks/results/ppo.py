@@ -1,7 +1,7 @@
-"""The figures of docs/ppo.md: PPO on pizza_rec, each a whole run in its own process on one thread.
+"""The figures of docs/results/ppo.md: PPO on pizza_rec, each a whole run in its own process on one thread.
 
     python -m benchmarks.results.ppo --out DIR [--seeds 0 1 2] [--jobs 2] [--only quick long inputs]
-                             [--markdown docs/ppo.md] [--readme README.md]
+                             [--markdown docs/results/ppo.md] [--readme README.md]
 
 Runs that DIR already holds are used again. Intervals are 95 % t-intervals over the seeds: they say how much training
 varies, not how much the test items do.

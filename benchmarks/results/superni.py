@@ -1,6 +1,6 @@
-"""The figures of docs/smollm2.md: SmolLM2-135M-Instruct with LoRA on a task of Super-NaturalInstructions.
+"""The figures of docs/results/smollm2.md: SmolLM2-135M-Instruct with LoRA on a task of Super-NaturalInstructions.
 
-    python -m benchmarks.results.superni --data FOLDER --out DIR [--seeds 0 1 2] [--markdown docs/smollm2.md]
+    python -m benchmarks.results.superni --data FOLDER --out DIR [--seeds 0 1 2] [--markdown docs/results/smollm2.md]
         [OPTION=VALUE ...]
 
 FOLDER holds the published task files (task1147_country_currency.json by default), which are not part of this project:

@@ -3,7 +3,7 @@
 Both are warmed up first, so importing and loading are left out; ours includes tokenising and writing its cache.
 Theirs runs at its defaults (fp32, sorted by length). Each batch size takes turns, so drift of the machine hits both.
 
-    python -m benchmarks.speed.encoder --json encoder.json --markdown docs/encoder.md
+    python -m benchmarks.speed.encoder --json encoder.json --markdown docs/results/encoder_speed.md
 """
 
 from __future__ import annotations

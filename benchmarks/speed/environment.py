@@ -3,7 +3,7 @@
 Every contender returns the reward and the state of each step as arrays of its own. "Cached": each (instruction, item)
 pair was scored before. "Uncached": the reward module scores every step anew.
 
-    python -m benchmarks.speed.environment --json environment.json --markdown docs/peers.md
+    python -m benchmarks.speed.environment --json environment.json --markdown docs/results/peers.md
 """
 
 from __future__ import annotations

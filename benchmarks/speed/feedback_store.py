@@ -1,6 +1,6 @@
-"""The table of the store's speed in docs/feedback.md.
+"""The table of the store's speed in docs/explanation/learned_reward.md.
 
-python -m benchmarks.speed.feedback_store [--lines 100000] [--markdown docs/feedback.md]
+python -m benchmarks.speed.feedback_store [--lines 100000] [--markdown docs/explanation/learned_reward.md]
 """
 
 from __future__ import annotations

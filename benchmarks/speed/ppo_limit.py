@@ -4,7 +4,7 @@ The limit generates (transformers' `generate`, sampling), runs the reference for
 forward and backward with a step of AdamW for each minibatch. Ours does that and all else: the critic's pass before the
 update, rewards, advantages, logs, the Trainer's loop. Both profiles are in CPU-seconds, so the gap can be read off.
 
-    python -m benchmarks.speed.ppo_limit --json ppo_limit.json --markdown docs/peers.md
+    python -m benchmarks.speed.ppo_limit --json ppo_limit.json --markdown docs/results/peers.md
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rewards against the reference implementations called the usual way: CPU-seconds, one run, one thread.
 
-python -m benchmarks.speed.rewards [--json FILE] [--markdown docs/rewards.md] [--repeats N]
+python -m benchmarks.speed.rewards [--json FILE] [--markdown docs/results/rewards_speed.md] [--repeats N]
 """
 
 from __future__ import annotations

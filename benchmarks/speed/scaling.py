@@ -1,6 +1,6 @@
 """What grows with the catalog and with the number of instructions: start, memory, an interaction, choosing an item.
 
-    python -m benchmarks.speed.scaling --out DIR [--json scaling.json] [--markdown docs/scaling.md]
+    python -m benchmarks.speed.scaling --out DIR [--json scaling.json] [--markdown docs/results/scaling.md]
 
 DIR holds the environments that scaling_world.py writes (about 1 GB for a million instructions) and a cache of its own;
 every measurement is a process of its own on one thread, first with nothing cached and then again.

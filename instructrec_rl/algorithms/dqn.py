@@ -3,7 +3,7 @@
     Q(s, a) = w(s) . x(a),   w(s) = SetNetwork(members of s)
 
 so that what is learned about an attribute serves every item that has it, also one never tried. How it learns is in
-`q_learning`; docs/dqn.md lists every logged metric and every deviation from the paper.
+`q_learning`; docs/explanation/dqn.md lists every logged metric and every deviation from the paper.
 """
 
 from __future__ import annotations

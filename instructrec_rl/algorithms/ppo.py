@@ -1,4 +1,4 @@
-"""PPO (Schulman et al. 2017) of a language model that reads the state, on TRL. See docs/ppo.md.
+"""PPO (Schulman et al. 2017) of a language model that reads the state, on TRL. See docs/explanation/ppo.md.
 
 A separate critic by default, generalised advantage estimation over tokens, KL to a reference in the reward.
 """

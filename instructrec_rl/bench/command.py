@@ -44,7 +44,7 @@ options:
 
 Any option of the run command, such as algo.interactions=2000, is set in every run.
 Exit codes: 0 all runs done; 1 or 2 where a run failed (2: all that failed had wrong input); 130 interrupted.
-docs/bench.md says more.
+docs/how_to/compare_many_runs.md says more.
 """
 ATTEMPTS = 2
 LOOK_EVERY_S = 0.1

@@ -1,7 +1,8 @@
 """`instructrec-rl audit env=NAME reward=NAME`: what does a reward pay for answers that should earn little?
 
 Before training, a reward is asked about degenerate answers on a sample of the training instructions, beside the
-oracle's. One that pays such an answer nearly as well as a right one would teach it. docs/audit.md says how to read it.
+oracle's. One that pays such an answer nearly as well as a right one would teach it.
+docs/how_to/audit_a_reward.md says how to read it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ examples:
   python -m instructrec_rl.run -m seed=0,1,2 algo.interactions=20000,50000
   python -m instructrec_rl.run -m hydra/launcher=joblib seed=0,1,2,3   (needs the extra "sweeps")
 
-docs/configuration.md lists every option.
+docs/reference/configuration.md lists every option.
 """
 
 

@@ -292,7 +292,7 @@ def test_principal_components_keep_the_variance():
 
 
 def test_every_option_of_a_baseline_has_a_place_in_its_page():
-    page = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "baselines.md").read_text(encoding="utf-8")
     for name in NAMES:
         assert f"## {name}\n" in page
         section = page.split(f"## {name}\n")[1].split("\n## ")[0]

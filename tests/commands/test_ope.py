@@ -85,7 +85,7 @@ def test_rounds_of_one_group_count_as_one() -> None:
 
 
 def test_on_a_known_truth() -> None:
-    """A short form of benchmarks/results/ope.py, whose table is in docs/ope.md."""
+    """A short form of benchmarks/results/ope.py, whose table is in docs/results/ope.md."""
     from benchmarks.results.ope import world
 
     errors: dict[str, list[float]] = {}

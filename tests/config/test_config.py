@@ -250,8 +250,13 @@ def test_a_required_option_of_a_reward_is_asked_for(here):
     assert compose(["reward=mine", "reward.level=0.3"]).reward.level == 0.3
 
 
+def reference_pages() -> str:
+    folder = Path(__file__).parents[2] / "docs" / "reference"
+    return "\n".join((folder / f"{name}.md").read_text(encoding="utf-8") for name in ("configuration", "algorithms"))
+
+
 def test_every_option_is_in_the_docs():
-    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    page = reference_pages()
     classes = [("env", config.EnvConfig), ("policy", config.PolicyConfig), ("encoder", EncoderConfig)]
     classes += [("algo", cls) for cls in ALGORITHM_CONFIGS.values()]
     keys = {f"{group}.{f.name}" for group, cls in classes for f in dataclasses.fields(cls) if f.name != "name"}
@@ -265,7 +270,7 @@ def documented_defaults(text: str) -> dict[str, str]:
 
 
 def test_the_defaults_in_the_docs_are_the_real_ones():
-    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    page = reference_pages()
     sections = re.split(r"^`algo=(\w+)`:$", page, flags=re.MULTILINE)
     checked = 0
     tables = [(name, "algo", ALGORITHM_CONFIGS[name]) for name in sections[1::2]]

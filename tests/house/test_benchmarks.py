@@ -1,4 +1,4 @@
-"""The commands behind docs/peers.md and docs/benchmarks.md."""
+"""The commands behind docs/results/peers.md and docs/results/policy_variants.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_a_comparison_runs_and_its_ratios_are_shown(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "peers.md"
+    page = ROOT / "docs" / "results" / "peers.md"
     before = page.read_text(encoding="utf-8")
     command = [
         sys.executable,
@@ -59,7 +59,7 @@ def test_the_results_page_is_what_its_command_writes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(benches, "write_text_atomic", written.__setitem__)
     monkeypatch.setattr(sys, "argv", ["benches.py"])
     benches.main()
-    page = ROOT / "docs" / "benchmarks.md"
+    page = ROOT / "docs" / "results" / "policy_variants.md"
     assert sorted(path.stem for path in benches.KEPT.glob("*.json")) == [
         "policy_variants-full",
         "policy_variants-quick",

@@ -2,8 +2,8 @@
 
 TRL gives the loop, the clipped loss, accelerate with all it drives (several processes, FSDP, DeepSpeed, mixed
 precision, gradient checkpointing), PEFT and vLLM. Ours are the episodes over the batched dynamics, KL in the reward,
-a critic with GAE, and checkpoints that are whole or not there. docs/ppo.md names every logged metric and what differs
-from the papers; tests/algorithms/test_trl_contract.py fails where TRL renames a hook that is overridden here.
+a critic with GAE, and checkpoints that are whole or not there. docs/explanation/ppo.md names every logged metric and
+what differs from the papers; tests/algorithms/test_trl_contract.py fails where TRL renames a hook that we override.
 """
 
 from __future__ import annotations

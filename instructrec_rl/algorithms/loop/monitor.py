@@ -1,8 +1,9 @@
 """Watches a run for the moment from which the training reward rises while the held-out task metric falls.
 
 A reward stands in for the task. Where a policy finds answers that please the reward and not the task, the two part:
-Goodhart's law, "reward hacking" (Skalse et al. 2022, Defining and Characterizing Reward Hacking). docs/audit.md has the
-rule and what it misses. Nothing here is kept on disk: all of it follows from the lines of metrics.jsonl.
+Goodhart's law, "reward hacking" (Skalse et al. 2022, Defining and Characterizing Reward Hacking).
+docs/explanation/reward_hacking.md has the rule and what it misses. Nothing here is kept on disk: all of it follows from
+the lines of metrics.jsonl.
 """
 
 from __future__ import annotations

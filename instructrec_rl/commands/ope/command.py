@@ -1,7 +1,7 @@
 """`instructrec-rl ope logs=PATH policy=RUN_DIR`: what a policy would have earned, from what another one logged.
 
 estimators.py (IPS, SNIPS, DM, DR, SWITCH-DR), regression.py (the model of the reward), logs.py (what was logged),
-judge.py (a trained policy beside it). docs/ope.md says what each figure is and when not to trust it.
+judge.py (a trained policy beside it). docs/how_to/judge_from_logs.md says what each figure is and when not to trust it.
 """
 
 from __future__ import annotations

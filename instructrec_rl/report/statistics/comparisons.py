@@ -1,7 +1,7 @@
 """Comparing two variants, or many: probability of improvement, paired differences, Holm's correction, and the words.
 
 "Better" is said only where noise does not explain it: where the interval, corrected for the number of comparisons,
-excludes 0. docs/statistics.md has the formulas, the sources and the measured coverage.
+excludes 0. docs/explanation/statistics.md has the formulas, the sources and the measured coverage.
 """
 
 from __future__ import annotations

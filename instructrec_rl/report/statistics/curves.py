@@ -1,6 +1,6 @@
 """Curves over several seeds: scores against interactions, performance profiles, and the cost of reaching a score.
 
-All intervals here are of new seeds on these test items. docs/statistics.md has the formulas and the sources.
+All intervals here are of new seeds on these test items. docs/explanation/statistics.md has formulas and sources.
 """
 
 from __future__ import annotations

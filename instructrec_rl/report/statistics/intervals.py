@@ -2,8 +2,8 @@
 
 Notation: S seeds, N test items, score[s, i] of seed s on item i. Every seed answers the same items, so the two are
 crossed: score[s, i] = mu + a_s + b_i + e_si. What is estimated is the score that a new seed earns on new items of the
-same kind; with items="fixed" it is what a new seed earns on these very items. docs/statistics.md has the formulas, the
-sources and the measured coverage.
+same kind; with items="fixed" it is what a new seed earns on these very items.
+docs/explanation/intervals.md has the formulas, the sources and the measured coverage.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Interval:
     """An estimate and the ends of its interval; both ends are nan where there are too few seeds for one.
 
     level: the coverage aimed at, in (0, 1); method: what made the interval ("t", "bootstrap", "rank"); covers: whether
-    coverage within 92 to 98 % was measured at this number of seeds (docs/statistics.md); note: a sentence for the
+    coverage within 92 to 98 % was measured at this number of seeds (explanation/intervals); note: a sentence for the
     report, empty where there is nothing to add.
     """
 

@@ -1,7 +1,7 @@
 """Where the error of a mean over seeds and items comes from: the variance of crossed seeds and items, in two parts.
 
 Notation: S seeds, N test items, score[s, i] of seed s on item i. Every seed answers the same items, so the two are
-crossed: score[s, i] = mu + a_s + b_i + e_si. docs/statistics.md has the formulas and the sources.
+crossed: score[s, i] = mu + a_s + b_i + e_si. docs/explanation/statistics.md has the formulas and the sources.
 """
 
 from __future__ import annotations
