@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from instructrec_rl.config.compose import compose
 from instructrec_rl.config.experiments import RATINGS, Bench
-from instructrec_rl.config.overrides import shown
+from instructrec_rl.config.overrides import override
 from instructrec_rl.config.schema import LANGUAGE_ALGORITHMS, EnvConfig, RunConfig
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import feedback_folders, find_rewards, sha256_file, write_jsonl_atomic, writing
@@ -21,8 +20,6 @@ from instructrec_rl.core.fingerprints import digest, sha256_of_code
 from instructrec_rl.env.spec import load_spec
 
 STAGES = "stages"  # the folder of stages that runs share, in the bench's
-NO_TEXT = re.compile(r"(?i)null|true|false|[-+]?(?:nan|inf)|[-+.\d].*")  # Hydra reads it as something else
-PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")  # what Hydra's grammar takes without quotes
 
 
 @dataclass(frozen=True)
@@ -91,23 +88,6 @@ def _simulated(config: RunConfig, out: Path, ratings: Any, seed: int) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         write_jsonl_atomic(path, lines)
     return folder
-
-
-def override(key: str, value: Any) -> str:
-    """`key=value` in Hydra's grammar, quoted where it must be."""
-    return f"{key}={_written(value)}"
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_written(key)}:{_written(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_written, value)) + "]"
-    text = shown(value)
-    if not isinstance(value, str) or (PLAIN.fullmatch(text) and not NO_TEXT.fullmatch(text)):
-        return text
-    slashes = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-    return f"'{slashes}'"
 
 
 def _identity(config: RunConfig, data: dict[str, str], simulated: Path | None) -> dict[str, str]:

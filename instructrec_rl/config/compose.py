@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrec_rl.config.env_yaml import FILE, read_env_yaml
-from instructrec_rl.config.experiments import run_settings
+from instructrec_rl.config.experiments import flattened_options, run_settings
 from instructrec_rl.config.overrides import Setting, parse, shown
 from instructrec_rl.config.schema import (
     ALGORITHM_CONFIGS,
@@ -44,7 +44,7 @@ def compose(overrides: Iterable[str], further: Iterable[Setting] = ()) -> RunCon
     Later overrides win; those of `experiment=NAME` stand before all others. Raises InputError for unknown groups,
     options and names (with the nearest right one), wrong types, values out of range and broken files that it needs.
     """
-    settings = _expand_experiment([*parse(list(overrides)), *further])
+    settings = _with_the_run_to_resume(_expand_experiment([*parse(list(overrides)), *further]))
     choices = {s.key: s for s in settings if s.key in GROUPS}
     nodes = {
         "env": _env_node,
@@ -59,6 +59,25 @@ def compose(overrides: Iterable[str], further: Iterable[Setting] = ()) -> RunCon
         if setting.key not in GROUPS:
             _assign(composed, setting)
     return _to_run_config(composed, settings)
+
+
+def _with_the_run_to_resume(settings: list[Setting]) -> list[Setting]:
+    """With resume=true the options of the run in `out` come first, so that they need not be given again."""
+    last = {s.key: s for s in settings}
+    if "resume" not in last or last["resume"].value is not True or "out" not in last:
+        return settings
+    config = Path(last["out"].name) / "config.yaml"
+    if not config.is_file():
+        return settings
+    try:
+        stored = read_yaml(config)
+    except InputError:  # torn: the run's folder mends it, or says what is wrong with it
+        return settings
+    given = {s.key for s in settings}
+    options = {key: value for key, value in flattened_options(stored).items() if value is not None and key not in given}
+    if options.get("algo") not in LANGUAGE_ALGORITHMS:  # the others have no such policy, and take no options of it
+        options = {key: value for key, value in options.items() if not key.startswith("policy")}
+    return [Setting(key, value) for key, value in options.items()] + settings
 
 
 def _expand_experiment(settings: list[Setting]) -> list[Setting]:

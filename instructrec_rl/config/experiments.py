@@ -52,10 +52,10 @@ def run_settings(path: Path) -> list[Setting]:
     if "experiment" in content:
         raise InputError("an experiment cannot name another one", path)
     content.pop("description", None)
-    return [Setting(key, value, path) for key, value in _flat(content).items()]
+    return [Setting(key, value, path) for key, value in flattened_options(content).items()]
 
 
-def _flat(content: Mapping[str, Any]) -> Overrides:
+def flattened_options(content: Mapping[str, Any]) -> Overrides:
     """`{env: {name: x, path: y}}` as `{env: x, env.path: y}`; what is below an option stays as it is."""
     flat: Overrides = {}
     for key, value in content.items():
@@ -142,7 +142,7 @@ def _seeds(given: Any, place: str, path: Path) -> list[int]:
 
 
 def _overrides(given: Any, place: str, path: Path) -> Overrides:
-    flat = _flat(_mapping(given, place, path, empty=True))
+    flat = flattened_options(_mapping(given, place, path, empty=True))
     for key in flat:
         _check_option(key, place, path)
     return flat

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from instructrec_rl.core import InputError
+
+NO_TEXT = re.compile(r"(?i)null|true|false|[-+]?(?:nan|inf)|[-+.\d].*")  # Hydra reads it as something else
+PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")  # what Hydra's grammar takes without quotes
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,20 @@ def parse_grammar(overrides: Iterable[str]) -> list[Any]:
             hint = f' Quote a value with special characters: "{_quoted(text)}"' if key.strip() and value else ""
             raise InputError(f'malformed override "{text}": expected key=value.{hint}') from error
     return parsed
+
+
+def override(key: str, value: Any) -> str:
+    """`key=value` in Hydra's grammar, quoted where it must be."""
+    return f"{key}={_written(value)}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_written(key)}:{_written(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_written, value)) + "]"
+    text = shown(value)
+    if not isinstance(value, str) or (PLAIN.fullmatch(text) and not NO_TEXT.fullmatch(text)):
+        return text
+    slashes = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{slashes}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 import typing
@@ -87,8 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = compose(overrides)
     from instructrec_rl.run import experiment
 
-    experiment.run(config)
+    experiment.run(config, command_of(overrides))
     return DONE
+
+
+def command_of(overrides: Iterable[str]) -> str:
+    """The command line that does a run again, as one would type it."""
+    return f"python -m instructrec_rl.run {shlex.join(overrides)}".rstrip()
 
 
 def _flag_hint(flag: str) -> str:
@@ -210,7 +216,7 @@ def _job(_: Any) -> tuple[int, str]:
 
         with inert_output():  # a launcher's worker has streams of its own
             print(title, flush=True)
-            experiment.run(compose(overrides))
+            experiment.run(compose(overrides), command_of(overrides))
     except InputError as error:
         return WRONG_INPUT, f"{title}: {error}"
     except DivergedError as error:

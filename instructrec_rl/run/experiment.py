@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instructrec_rl.algorithms.loop.checkpoints import MADE
 from instructrec_rl.algorithms.loop.monitor import Monitor
 from instructrec_rl.algorithms.loop.recorder import Recorder
+from instructrec_rl.config.overrides import override
 from instructrec_rl.config.schema import LANGUAGE_ALGORITHMS, reward_options
 from instructrec_rl.core import DivergedError, InputError, Stopped
 from instructrec_rl.core.command_line import ENDING
@@ -68,8 +72,8 @@ class Result:
         return plain | ({"warm_start": list(self.stages.values())[-1]} if self.stages else {})
 
 
-def run(config: RunConfig) -> Path:
-    """Do a run and return its folder.
+def run(config: RunConfig, command: str) -> Path:
+    """Do a run and return its folder. command: the command line that does it again, for the manifest.
 
     Raises InputError for wrong input, DivergedError where learning went astray, KeyboardInterrupt after saving where it
     was asked to stop.
@@ -79,7 +83,7 @@ def run(config: RunConfig) -> Path:
     scorer = Scorer(env)
     if not first:
         return _learn_along(config, env, scorer)
-    with open_folder(config, env) as claimed:
+    with open_folder(config, env, command) as claimed:
         folder = claimed.folder
         try:
             _encode(env)
@@ -93,10 +97,20 @@ def run(config: RunConfig) -> Path:
                 recorder.saved.forget()
         except DivergedError:  # what it answered up to there is kept
             raise
+        except KeyboardInterrupt:
+            _say_how_to_go_on(folder)
+            raise
         except Exception:
             forget_if_nothing_was_learned(claimed)
             raise
     return folder
+
+
+def _say_how_to_go_on(folder: Path) -> None:
+    """After Ctrl-C, where there is something to go on from."""
+    if any(True for pattern in MADE for _ in (folder / "checkpoints").glob(pattern)):
+        place = f"out={folder}" if re.fullmatch(r"[\w./ -]+", str(folder)) else override("out", str(folder))
+        print(f"to go on: python -m instructrec_rl.run {shlex.join([place, 'resume=true'])}", file=sys.stderr)
 
 
 def _load(config: RunConfig) -> Environment:

@@ -10,7 +10,6 @@ import itertools
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -45,11 +44,11 @@ IN_USE = "another process is at work in this folder; wait for it, or give anothe
 TAKEN = "this folder already holds a run; give another out=DIR, or resume=true to continue it"
 
 
-def open_folder(config: RunConfig, env: Environment) -> Claim:
+def open_folder(config: RunConfig, env: Environment, command: str) -> Claim:
     """The run's folder, for this process alone: with its config and manifest, or with those of the run to resume.
 
-    Raises InputError where the folder holds anything else, another process is at work in it, or the run in it has other
-    options or data; it is then as it was.
+    command: what is kept as the command line that does the run again. Raises InputError where the folder holds anything
+    else, another process is at work in it, or the run in it has other options or data; it is then as it was.
     """
     text = write_yaml(_options(config))
     claimed = _claim(config, f"{env.spec.name}-{config.algo.name}")
@@ -69,7 +68,7 @@ def open_folder(config: RunConfig, env: Environment) -> Claim:
         remove_abandoned(part)
     if not begun:
         try:
-            _begin(folder, text, _manifest(config, env))
+            _begin(folder, text, _manifest(config, env, command))
         except BaseException:
             forget_if_nothing_was_learned(claimed)
             raise
@@ -161,7 +160,7 @@ def _mend(folder: Path) -> None:
             print(printable(f"{error}; written again from {folder / COPY}"), file=sys.stderr, flush=True)
 
 
-def _manifest(config: RunConfig, env: Environment) -> dict[str, Any]:
+def _manifest(config: RunConfig, env: Environment, command: str) -> dict[str, Any]:
     import torch
 
     versions = {}
@@ -171,7 +170,7 @@ def _manifest(config: RunConfig, env: Environment) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "command": _command(),
+        "command": command,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": config.seed,
         "versions": {"python": platform.python_version(), **versions},
@@ -191,13 +190,6 @@ def _hashes(env: Environment) -> dict[str, Any]:
         "reward": sha256_file(env.reward.path),
         "feedback": env.reward.version,
     }
-
-
-def _command() -> str:
-    """The command line that started this run, as one would type it."""
-    program = Path(sys.argv[0])
-    name = "python -m instructrec_rl.run" if program.suffix == ".py" else program.name
-    return f"{name} {shlex.join(sys.argv[1:])}".strip()
 
 
 def _commit() -> str:

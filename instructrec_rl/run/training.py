@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec_rl.config.compose import compose
-from instructrec_rl.config.overrides import Setting
+from instructrec_rl.config.overrides import Setting, override
 from instructrec_rl.config.schema import GROUPS
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import read_bytes
 from instructrec_rl.core.inert import printable
 from instructrec_rl.core.json_reader import parse_object
 from instructrec_rl.run import screen
+from instructrec_rl.run.command import command_of
 
 if TYPE_CHECKING:
     from instructrec_rl.policies.saved import TextPolicy
@@ -98,7 +99,8 @@ def train(*overrides: str, quiet: bool = False, **options: Any) -> TrainResult:
         config = compose(overrides, settings)
         from instructrec_rl.run import experiment
 
-        return TrainResult(experiment.run(config))
+        words = [*overrides, *(override(setting.key, setting.value) for setting in settings)]
+        return TrainResult(experiment.run(config, command_of(words)))
 
 
 def _settings(key: str, value: Any) -> list[Setting]:

@@ -27,7 +27,7 @@ def runs(monkeypatch):
     """Stands in for the experiment: the list of configurations it was given. 7 is wrong input, 8 our fault."""
     given = []
 
-    def fake_run(config):
+    def fake_run(config, command):
         if config.seed == 7:
             raise InputError("seven is bad", "data.jsonl", 3)
         if config.seed == 8:

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrec_rl.bench.plan import override
 from instructrec_rl.config.compose import compose
+from instructrec_rl.config.overrides import override
 from instructrec_rl.core import InputError
 from instructrec_rl.core.files import read_yaml
 from instructrec_rl.core.yaml_reader import YamlError, parse_yaml, write_yaml
