@@ -92,7 +92,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"expected a mapping (key: value), found {found}", path)
     for key in content:
         if not isinstance(key, str):
-            raise InputError(f"the key {str(key)[:80]!r} is not text; put it in quotes", path)
+            raise InputError(f"the key {str(key)[:80]} is not text; put it in quotes", path)
     return content
 
 

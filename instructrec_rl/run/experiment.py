@@ -86,11 +86,14 @@ def run(config: RunConfig, command: str) -> Path:
     with open_folder(config, env, command) as claimed:
         folder = claimed.folder
         try:
+            # encode and learn
             _encode(env)
             policy, recorder = _learn(config, env, scorer, folder)
             save_policy(folder / "policy", config.algo.name, policy, env)
+            # answer what is held out, and judge the answers
             scored = _answer(policy, env, scorer)
             result = _judge(config, env, scorer, recorder, scored)
+            # write and show
             _write(folder, env, scorer, scored, result)
             _show(folder, result)
             if config.keep_checkpoints == "none":

@@ -141,6 +141,6 @@ def test_features_of_a_large_catalog_stay_narrow() -> None:
     assert prior.shape == (9, 8)
     with pytest.raises(InputError, match=r"algo.item_features=ids: .*4,097 items.*expected at most 4,096"):
         item_features(many, "ids", lambda: text)
-    columns, prior = item_features(many, "auto", lambda: pytest.fail("attributes need no embeddings"))
+    columns, prior = item_features(many, "attributes", lambda: pytest.fail("attributes need no embeddings"))
     assert columns.shape == (number, 1 + MAX_WORDS)
     assert prior is None

@@ -105,7 +105,7 @@ WRONG = {
     "encoder weights of garbage": (
         garbage_weights,
         ("encoder=hf", "encoder.model=model", "encoder.cache=cache"),
-        "model: ",
+        "model/model.safetensors: the model cannot be loaded: not a whole safetensors file",
     ),
     "a run folder that exists": (
         finished_run,

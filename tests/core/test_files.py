@@ -83,7 +83,7 @@ def test_find_algorithms_lists_modules():
         ("1: 2\n", ": the key 1 is not text; put it in quotes"),
         ("a: !!python/object/apply:os.system [ls]\n", ":1: broken YAML: could not determine a constructor"),
         (b"a: 1\nb: \xff\n", ":2: not UTF-8 text"),
-        ("a: 2024-13-45\n", ": broken YAML: month must be in 1..12"),
+        ("a: 1\na: 2\n", ':2: broken YAML: the key "a" is there twice'),
     ],
 )
 def test_broken_yaml_says_where(tmp_path, content, said):
