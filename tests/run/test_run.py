@@ -145,6 +145,7 @@ def test_the_run_folder_is_whole(finished: tuple[Path, Any]) -> None:
     assert not [p for p in folder.rglob("*") if p.suffix in (".tmp", ".part", ".pkl", ".pt")]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {"versions", "commit", "seed", "command", "sha256"} <= set(manifest)
+    assert manifest["command"].startswith("python -m instructrec_rl.run ")
     assert manifest["command"].endswith(" ".join(MINE))
     data = {Path(path).name: digest for path, digest in manifest["sha256"]["data"].items()}
     assert set(data) == {"env.yaml", "items.jsonl", "instructions.jsonl"}
