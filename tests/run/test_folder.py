@@ -98,7 +98,7 @@ def _race(barrier: Any, queue: Any, words: list[str], go_on: Any) -> None:
     run_folder._hashes(env)
     barrier.wait()
     try:
-        claimed = run_folder.open_folder(config, env)
+        claimed = run_folder.open_folder(config, env, "again")
     except InputError as error:
         queue.put(f"refused: {error}")
         return
