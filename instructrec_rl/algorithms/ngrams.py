@@ -54,11 +54,15 @@ class NgramsPolicy:
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. An item never seen as right is chosen only where the menu has no other."""
+        return menu[self.values(asked, menu, context).argmax(1)]
+
+    def values(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """The score of each item on the menu, (B, M)."""
         if self._vectorizer is None:
             self._vectorizer = _new_vectorizer({gram: column for column, gram in enumerate(self.idf)}, self.words)
             self._vectorizer.idf_ = np.array(list(self.idf.values()))
         values = self._vectorizer.transform(asked.texts).astype(np.float32) @ self.weights[:, menu] + self.bias[menu]
-        return menu[np.where(self.known[menu], values, -np.inf).argmax(1)]
+        return np.where(self.known[menu], values, -np.inf)
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""

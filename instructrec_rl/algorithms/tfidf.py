@@ -46,12 +46,16 @@ class TfidfPolicy:
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. Where no word is shared, the menu's first item."""
+        return menu[self.values(asked, menu, context).argmax(1)]
+
+    def values(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """The score of each item on the menu, (B, M)."""
         if self._fitted is None:
             vectorizer = _vectorizer(self.words, vocabulary={word: column for column, word in enumerate(self.idf)})
             vectorizer.idf_ = np.array(list(self.idf.values()))
             self._fitted = vectorizer, vectorizer.transform(self.texts)
         vectorizer, items = self._fitted
-        return menu[(vectorizer.transform(asked.texts) @ items[menu].T).toarray().argmax(1)]
+        return (vectorizer.transform(asked.texts) @ items[menu].T).toarray()
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""

@@ -52,6 +52,41 @@ class TextPolicy:
         asked = [Asked.from_texts([texts[i] for i in block], self.encoder) for block in blocks]
         return [self.items[item].text for each in asked for item in policy.act(each, self.menu)]
 
+    def rank(self, instructions: Sequence[str], k: int = 5) -> list[list[Ranked]]:
+        """The k best items of the regular menu for each instruction, best first; the first is what `act` answers.
+
+        Scores are the policy's own, in its own unit. Raises InputError for a policy that scores no items, for k below
+        1 and for a text that the encoder cannot read.
+        """
+        if isinstance(instructions, str):
+            raise InputError("rank takes a list of instructions, not one text")
+        if k < 1:
+            raise InputError(f"k={k}: expected at least 1")
+        values = getattr(self.policy, "values", None)
+        if values is None:
+            raise InputError(f"{type(self.policy).__name__} gives items no scores and cannot rank them; use act")
+        ranked: list[list[Ranked]] = []
+        for block in row_blocks(np.arange(len(instructions)), len(self.menu)) if len(instructions) else ():
+            scores = values(Asked.from_texts([instructions[i] for i in block], self.encoder), self.menu)
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            pairs = zip(self.menu[best].tolist(), np.take_along_axis(scores, best, 1).tolist(), strict=True)
+            ranked += [[_ranked(self.items[i], score) for i, score in zip(*row, strict=True)] for row in pairs]
+        return ranked
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """An item in a ranking, with the score that the policy gives it."""
+
+    id: str
+    name: str
+    text: str
+    score: float
+
+
+def _ranked(item: Item, score: float) -> Ranked:
+    return Ranked(item.id, item.name, item.text, score)
+
 
 class EncoderForm(Form):
     """What policy.json says of the encoder: the fields of EncoderConfig that decide what its vectors mean.

@@ -65,3 +65,17 @@ def test_wrong_options_are_the_command_lines_error(
     with pytest.raises(InputError) as by_keyword:
         instructrec_rl.train(env="mine", **option)  # type: ignore[arg-type]
     assert str(by_keyword.value) == str(typed.value)
+
+
+@pytest.mark.parametrize("algo", ["centroid", "neighbour", "linear_q", "linucb", "tfidf", "ngrams"])
+def test_the_first_of_a_ranking_is_the_answer(home: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
+    monkeypatch.chdir(home)
+    done = instructrec_rl.train(env="mine", reward="mine", algo=algo, out=f"rank-{algo}", baselines="none", quiet=True)
+    texts = ["something cold", "a hot drink with milk", "no milk, please"]
+    policy = done.policy
+    ranked = policy.rank(texts, 3)
+    assert [row[0].text for row in ranked] == policy.act(texts)
+    assert all([item.score for item in row] == sorted((i.score for i in row), reverse=True) for row in ranked)
+    assert all(len({item.id for item in row}) == 3 for row in ranked)
+    with pytest.raises(InputError, match="k=0"):
+        policy.rank(texts, 0)
