@@ -31,9 +31,9 @@ class CentroidPolicy:
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. An item without a centroid is chosen only where the menu has no other."""
-        return menu[self.values(asked, menu, context).argmax(1)]
+        return menu[self.scores(asked, menu, context).argmax(1)]
 
-    def values(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+    def scores(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The score of each item on the menu, (B, M)."""
         states = asked.states("sentence")
         cosines = states.vectors[states.index[:, 0]] @ self.centroids[menu].T

@@ -56,6 +56,10 @@ class DQNPolicy:
         """Q of every item of the catalog, (B, A)."""
         return self._weights(asked, context) @ self.features.T
 
+    def scores(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """Q of each item on the menu, (B, M)."""
+        return self.values(asked, context).cpu().numpy()[:, menu]
+
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The item on the menu with the highest Q, (B,)."""
         return self.search.on(menu).best(self._weights(asked, context))

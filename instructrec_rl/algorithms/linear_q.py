@@ -57,9 +57,9 @@ class LinearQPolicy:
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. Items never on offer in training come last."""
-        return menu[self.values(asked, menu, context).argmax(1)]
+        return menu[self.scores(asked, menu, context).argmax(1)]
 
-    def values(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+    def scores(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The score of each item on the menu, (B, M)."""
         states = asked.states("sentence")
         if context is None and self.weights.shape[1] > len(self.mean) + 1:  # plain text: the first turn of an episode

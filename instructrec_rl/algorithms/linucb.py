@@ -54,9 +54,9 @@ class LinUCBPolicy:
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. Items never on offer in training come last. A bandit: it ignores earlier turns."""
-        return menu[self.values(asked, menu, context).argmax(1)]
+        return menu[self.scores(asked, menu, context).argmax(1)]
 
-    def values(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+    def scores(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The score of each item on the menu, (B, M)."""
         values = self.context(asked.states("sentence")) @ self.theta[menu].T
         return np.where(self.known[menu], values, -np.inf)

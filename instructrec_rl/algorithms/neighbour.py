@@ -30,9 +30,9 @@ class NeighbourPolicy:
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. The instruction's length does not change which cosine is highest."""
-        return menu[self.values(asked, menu, context).argmax(1)]
+        return menu[self.scores(asked, menu, context).argmax(1)]
 
-    def values(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+    def scores(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The score of each item on the menu, (B, M)."""
         states = asked.states("sentence")
         return states.vectors[states.index[:, 0]] @ self.vectors[menu].T

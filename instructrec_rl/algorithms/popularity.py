@@ -39,6 +39,10 @@ class PopularityPolicy:
         """See `Policy.act`. Of items that are equally popular, the first on the menu."""
         return np.full(len(asked), menu[self.counts[menu].argmax()], dtype=np.int64)
 
+    def scores(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """How often each item on the menu was right in training, (B, M)."""
+        return np.broadcast_to(self.counts[menu].astype(np.float64), (len(asked), len(menu)))
+
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""
         write_json_atomic(folder / FILE, {"counts": self.counts.tolist()})

@@ -48,15 +48,19 @@ class SupervisedPolicy:
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. It was never shown an earlier turn, and ignores them."""
+        return menu[self.scores(asked, menu, context).argmax(1)]
+
+    def scores(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """The logarithm of each item's probability, but for a constant, times the temperature: (B, M)."""
         self.network.eval()
         read = StateReader(asked.states(self.state), self.features.device)
         offered = self.features[torch.from_numpy(menu).to(self.features.device)]
-        chosen = [np.zeros(0, dtype=np.int64)]
+        scores = [np.zeros((0, len(menu)), dtype=np.float32)]
         with torch.inference_mode():
             for start in range(0, len(asked), CHUNK):
                 rows = np.arange(start, min(start + CHUNK, len(asked)))
-                chosen.append((self.network(read(rows)) @ offered.T).argmax(1).cpu().numpy())
-        return menu[np.concatenate(chosen)]
+                scores.append((self.network(read(rows)) @ offered.T).cpu().numpy())
+        return np.concatenate(scores)
 
     def save(self, folder: Path) -> None:
         """See `Policy.save`."""

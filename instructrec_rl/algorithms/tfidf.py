@@ -46,9 +46,9 @@ class TfidfPolicy:
 
     def act(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """See `Policy.act`. Where no word is shared, the menu's first item."""
-        return menu[self.values(asked, menu, context).argmax(1)]
+        return menu[self.scores(asked, menu, context).argmax(1)]
 
-    def values(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+    def scores(self, asked: Asked, menu: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """The score of each item on the menu, (B, M)."""
         if self._fitted is None:
             vectorizer = _vectorizer(self.words, vocabulary={word: column for column, word in enumerate(self.idf)})

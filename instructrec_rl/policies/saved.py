@@ -62,12 +62,12 @@ class TextPolicy:
             raise InputError("rank takes a list of instructions, not one text")
         if k < 1:
             raise InputError(f"k={k}: expected at least 1")
-        values = getattr(self.policy, "values", None)
-        if values is None:
+        score = getattr(self.policy, "scores", None)
+        if score is None:
             raise InputError(f"{type(self.policy).__name__} gives items no scores and cannot rank them; use act")
         ranked: list[list[Ranked]] = []
         for block in row_blocks(np.arange(len(instructions)), len(self.menu)) if len(instructions) else ():
-            scores = values(Asked.from_texts([instructions[i] for i in block], self.encoder), self.menu)
+            scores = score(Asked.from_texts([instructions[i] for i in block], self.encoder), self.menu)
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             pairs = zip(self.menu[best].tolist(), np.take_along_axis(scores, best, 1).tolist(), strict=True)
             ranked += [[_ranked(self.items[i], score) for i, score in zip(*row, strict=True)] for row in pairs]

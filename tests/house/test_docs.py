@@ -124,3 +124,21 @@ def test_relative_links_lead_to_a_file(page: Path) -> None:
         if target and "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
             broken.append(f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, found.start()) + 1}: {found[1]}")
     assert not broken, "\n".join(broken)
+
+
+def test_the_python_page_is_true_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each example of docs/reference/python.md gives what the page shows."""
+    import doctest
+
+    from instructrec_rl.commands import new
+
+    monkeypatch.chdir(tmp_path)
+    new.main(["env", "tea"])
+    page = ROOT / "docs" / "reference" / "python.md"
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text())
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page.name, str(page), 0)
+    told: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(examples, out=told.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(told)
+    assert len(examples.examples) > 25

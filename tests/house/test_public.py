@@ -67,10 +67,17 @@ def test_wrong_options_are_the_command_lines_error(
     assert str(by_keyword.value) == str(typed.value)
 
 
-@pytest.mark.parametrize("algo", ["centroid", "neighbour", "linear_q", "linucb", "tfidf", "ngrams"])
+RANKING = ("centroid", "neighbour", "linear_q", "linucb", "tfidf", "ngrams", "dqn", "supervised", "popularity")
+
+
+@pytest.mark.parametrize("algo", RANKING)
 def test_the_first_of_a_ranking_is_the_answer(home: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
     monkeypatch.chdir(home)
-    done = instructrec_rl.train(env="mine", reward="mine", algo=algo, out=f"rank-{algo}", baselines="none", quiet=True)
+    budget = {"interactions": 200} if algo == "dqn" else {"epochs": 2} if algo == "supervised" else {}
+    options = {"name": algo, **budget}
+    done = instructrec_rl.train(
+        env="mine", reward="mine", algo=options, out=f"rank-{algo}", baselines="none", quiet=True
+    )
     texts = ["something cold", "a hot drink with milk", "no milk, please"]
     policy = done.policy
     ranked = policy.rank(texts, 3)
@@ -79,3 +86,10 @@ def test_the_first_of_a_ranking_is_the_answer(home: Path, monkeypatch: pytest.Mo
     assert all(len({item.id for item in row}) == 3 for row in ranked)
     with pytest.raises(InputError, match="k=0"):
         policy.rank(texts, 0)
+
+
+def test_a_policy_without_scores_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    done = instructrec_rl.train(env="mine", reward="mine", algo="random", out="no-rank", baselines="none", quiet=True)
+    with pytest.raises(InputError, match="RandomPolicy gives items no scores and cannot rank them; use act"):
+        done.policy.rank(["a text"])
