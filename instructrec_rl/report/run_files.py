@@ -104,6 +104,7 @@ class Result(TypedDict, total=False):
     best_step: Count | None
     wall_s: Number
     cpu_s: Number
+    train: Split
     splits: Required[Splits]
     baselines: dict[str, Answerer]
     stages: dict[str, Stage] | None

@@ -82,10 +82,13 @@ def _joined(blocks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def watched(env: Environment) -> np.ndarray:
-    """The validation instructions that are answered during learning: `MAX_WATCHED` evenly spread ones where more."""
-    rows = env.spec.rows("validation")
-    return rows[np.arange(MAX_WATCHED) * len(rows) // MAX_WATCHED] if len(rows) > MAX_WATCHED else rows
+def watched(env: Environment, split: str = "validation", most: int | None = None) -> np.ndarray:
+    """A split's instructions that are answered where all would take long: `most` evenly spread ones where more.
+
+    most: `MAX_WATCHED` where it is not given, as during learning.
+    """
+    rows, most = env.spec.rows(split), MAX_WATCHED if most is None else most
+    return rows[np.arange(most) * len(rows) // most] if len(rows) > most else rows
 
 
 def play(policy: Policy | Writer, env: Environment, split: str, rows: np.ndarray | None = None) -> Answers:

@@ -39,12 +39,15 @@ if TYPE_CHECKING:
 
 DEFAULT_BASELINES = ("random", "popularity", "neighbour", "tfidf", "oracle")
 DEARER_BASELINES = ("centroid", "linucb", "linear_q", "supervised", "ngrams")
+MAX_TRAIN = 1_000  # training instructions that are answered, to see beside the others how well they are known
 NEEDED = ("random", "oracle")  # what normalises; computed in every run
 
 
 @dataclass
 class Result:
-    """result.json. metric: the environment's first; interactions: how many there were; splits: scores by split."""
+    """result.json. metric: the environment's first; interactions: how many there were; train: the scores on
+    instructions that were learned from, at most `MAX_TRAIN` of them; splits: scores by split.
+    """
 
     env: str
     reward: str
@@ -57,6 +60,7 @@ class Result:
     monitor: dict[str, Any] | None
     wall_s: float
     cpu_s: float
+    train: Summary
     splits: dict[str, Summary]
     stages: dict[str, Any]
     baselines: dict[str, Any]
@@ -92,7 +96,7 @@ def run(config: RunConfig, command: str) -> Path:
             save_policy(folder / "policy", config.algo.name, policy, env)
             # answer what is held out, and judge the answers
             scored = _answer(policy, env, scorer)
-            result = _judge(config, env, scorer, recorder, scored)
+            result = _judge(config, env, scorer, recorder, policy, scored)
             # write and show
             _write(folder, env, scorer, scored, result)
             _show(folder, result)
@@ -152,7 +156,9 @@ def _answer(policy: Policy | Writer, env: Environment, scorer: Scorer) -> Scored
     return {split: (answer, scorer.per_row(answer)) for split, answer in answers.items()}
 
 
-def _judge(config: RunConfig, env: Environment, scorer: Scorer, recorder: Recorder, scored: Scored) -> Result:
+def _judge(
+    config: RunConfig, env: Environment, scorer: Scorer, recorder: Recorder, policy: Policy | Writer, scored: Scored
+) -> Result:
     """The scores of every split beside those of the simple policies, normalised by random and oracle."""
     spent = recorder.spent  # of learning, without the baselines and the report
     splits = {split: summarise(scorer, *answered) for split, answered in scored.items()}
@@ -161,6 +167,7 @@ def _judge(config: RunConfig, env: Environment, scorer: Scorer, recorder: Record
     for summaries in (splits, *(other["splits"] for other in others)):
         normalise(summaries, baselines["random"]["splits"], baselines["oracle"]["splits"])
     parted = recorder.monitor.found() if recorder.monitor else {}
+    learned_from = summarise(scorer, play(policy, env, "train", watched(env, "train", MAX_TRAIN)))
     return Result(
         env=env.spec.name,
         reward=config.reward.name,
@@ -173,6 +180,7 @@ def _judge(config: RunConfig, env: Environment, scorer: Scorer, recorder: Record
         monitor=parted.get("monitor"),
         wall_s=round(spent["wall_s"], 3),
         cpu_s=round(spent["cpu_s"], 3),
+        train=learned_from,
         splits=splits,
         stages=recorder.stages,
         baselines=baselines,

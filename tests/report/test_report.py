@@ -426,3 +426,21 @@ def test_counting_back_begins_a_new_stretch() -> None:
     assert "train: 100 of 100 (100 %), 2 steps/s" in lines[10]
     assert lines[11].startswith("train: 10 of 1,000 (1 %), 51 s elapsed")
     assert "10 steps/s" in lines[-1]
+
+
+def test_what_was_learned_from_has_a_row_where_a_run_has_it() -> None:
+    """Far above the test splits, it says that the instructions were learned by heart; older runs have none."""
+    from instructrec_rl.report.one_run.sections import compared
+
+    scores = {"n": 4, "metrics": {"exact_match": 0.58}, "normalized": {"exact_match": 0.5}}
+    result = {
+        "env": "x",
+        "reward": "r",
+        "algo": "dqn",
+        "splits": {"test": scores},
+        "baselines": {"random": {"splits": {}}},
+    }
+    assert "train (learned from)" not in compared(result)
+    shown = compared(result | {"train": {"n": 9, "metrics": {"exact_match": 0.913}}})
+    assert "train (learned from)" in shown
+    assert "0.913" in shown

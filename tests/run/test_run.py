@@ -165,6 +165,7 @@ def test_result_json_has_what_other_programs_rely_on(finished: tuple[Path, Any])
         "interactions",
         "wall_s",
         "cpu_s",
+        "train",
         "splits",
         "baselines",
     ]

@@ -86,7 +86,10 @@ def compared(result: Result) -> str:
         table(
             f"{metric}: per cent of the way from random to oracle, and the raw mean",
             ["split", *who],
-            [[text(s), *(cell(values_of(found, s, metric)) for found in who.values())] for s in result["splits"]],
+            [
+                *([text(s), *(cell(values_of(found, s, metric)) for found in who.values())] for s in result["splits"]),
+                *_train_row(result, metric, len(who)),
+            ],
             _width(who),
         )
         for metric in metrics
@@ -94,9 +97,17 @@ def compared(result: Result) -> str:
     note = (
         "Per cent of the way from random (0 %) to oracle (100 %): (x - random) / (oracle - random). Metrics are "
         "computed apart from the training reward. The splits are held out of training; validation, where listed, "
-        "chose which policy to keep."
+        "chose which policy to keep; train is there to be held against them."
     )
     return section("The policy beside every baseline", note, *tables, _reward_table(result))
+
+
+def _train_row(result: Result, metric: str, columns: int) -> list[list[str]]:
+    """What was learned from: far above the test splits means learned by heart. Runs of before have no such row."""
+    score = result.get("train", {}).get("metrics", {}).get(metric)
+    if score is None:
+        return []
+    return [["train (learned from)", cell((None, score)), *[cell((None, None))] * (columns - 1)]]
 
 
 def _width(who: Mapping[str, Any]) -> str:
