@@ -1,6 +1,7 @@
 """The coverage tables of docs/explanation/intervals.md: how often 95 % intervals hold the true value, at 3 to 20 seeds.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.coverage [--simulations 1000] [--markdown docs/explanation/intervals.md]
+    OMP_NUM_THREADS=1 python -m benchmarks.coverage [--simulations 1000]
+        [--markdown docs/explanation/intervals.md docs/explanation/statistics.md]
 
 Each simulation draws seeds and items anew and asks `interval` and its like with their defaults. The true values are
 computed by quadrature, those of the collapsing runs in closed form. Figures outside 92 to 98 % bear a star; with 1,000
@@ -166,13 +167,14 @@ def main() -> None:
     """Simulate, print, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1000)
-    parser.add_argument("--markdown", type=Path, help="rewrite the tables between the markers of this page")
+    parser.add_argument("--markdown", type=Path, nargs="+", default=[], help="the pages that hold the tables' markers")
     arguments = parser.parse_args()
     for name, table in (("coverage", means), ("comparisons", comparisons), ("collapses", collapses)):
         text = table(arguments.simulations)
         print(text)
-        if arguments.markdown:
-            write_between_markers(arguments.markdown, name, text)
+        for page in arguments.markdown:
+            if f"<!-- {name} -->" in page.read_text(encoding="utf-8"):
+                write_between_markers(page, name, text)
 
 
 if __name__ == "__main__":

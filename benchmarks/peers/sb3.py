@@ -27,7 +27,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.common.tables import about, markdown_table, show, write_between_markers
-from benchmarks.peers.sb3_adapters import OURS, Answering, AsVecEnv, ItemPreferences, ItemValues, our_network
+from benchmarks.peers.sb3_adapters import OURS, SIZES, Answering, ItemPreferences, ItemValues, our_network
 from instructrec_rl import load_env
 from instructrec_rl.algorithms import dqn
 from instructrec_rl.algorithms.loop.recorder import Recorder
@@ -35,6 +35,7 @@ from instructrec_rl.algorithms.q_learning.transitions import TransitionLearner
 from instructrec_rl.core.files import write_json_atomic
 from instructrec_rl.env.environment import Environment
 from instructrec_rl.env.gym import InstructionVectorEnv
+from instructrec_rl.env.sb3 import SB3VecEnv
 from instructrec_rl.run.evaluate import Scorer
 
 TARGET = 0.65
@@ -109,7 +110,7 @@ class Ticking(Recorder):
     step = OURS.num_envs
 
     def tick(self, step: int, total: int, words: str) -> None:
-        self.step = step + OURS.num_envs
+        self.step = step
 
 
 class Evaluating(BaseCallback):
@@ -147,7 +148,7 @@ def run_plain(env: Environment, race: Race, seed: int, every: int, learning_rate
 
 def run_batched(env: Environment, race: Race, seed: int, every: int, learning_rate: float, total: int) -> None:
     """SB3 over our vector environment with our batch, updates, optimiser and schedule of the learning rate."""
-    many = AsVecEnv(InstructionVectorEnv(env, OURS.num_envs))
+    many = SB3VecEnv(InstructionVectorEnv(env, OURS.num_envs))
     adamw = {
         "optimizer_class": torch.optim.AdamW,
         "optimizer_kwargs": {"weight_decay": OURS.weight_decay, "fused": True},
@@ -160,9 +161,9 @@ def run_batched(env: Environment, race: Race, seed: int, every: int, learning_ra
         device="cpu",
         learning_rate=lambda remaining: learning_rate * min(1.0, 2 * remaining + 1e-3),
         buffer_size=50_000 // OURS.num_envs * OURS.num_envs,
-        batch_size=OURS.batch_size,
+        batch_size=SIZES.batch_size,
         train_freq=1,
-        gradient_steps=OURS.updates_per_step,
+        gradient_steps=SIZES.updates_per_step,
         learning_starts=OURS.num_envs,
     )
     race.start()
@@ -171,8 +172,8 @@ def run_batched(env: Environment, race: Race, seed: int, every: int, learning_ra
 
 def run_ppo(env: Environment, race: Race, seed: int, every: int, learning_rate: float, total: int) -> None:
     """SB3's PPO over our vector environment with our batch, else with its own defaults, on our state and network."""
-    many = AsVecEnv(InstructionVectorEnv(env, OURS.num_envs))
-    options = {"learning_rate": learning_rate, "n_steps": PPO_STEPS, "batch_size": OURS.batch_size}
+    many = SB3VecEnv(InstructionVectorEnv(env, OURS.num_envs))
+    options = {"learning_rate": learning_rate, "n_steps": PPO_STEPS, "batch_size": SIZES.batch_size}
     model = PPO(ItemPreferences, many, policy_kwargs=our_network(env), seed=seed, device="cpu", **options)
     race.start()
     model.learn(total, callback=Evaluating(race, every))
@@ -239,7 +240,7 @@ def report(runs: list[dict[str, Any]], json_path: Path | None, markdown: Path | 
     ours = runs[0]["cpu_s"]
     lines = []
     for run in runs:
-        rate = run["options"].get("learning_rate", OURS.learning_rate)
+        rate = run["options"].get("learning_rate", SIZES.learning_rate)
         bound = "" if run["reached"] else "> "
         numbers = (f"{run['interactions']:,}", f"{run['best_score']:.3f}", f"{bound}{run['cpu_s']:.1f}")
         lines.append([run["name"], f"{rate:g}", *numbers, f"{bound}{run['cpu_s'] / ours:.1f}x"])

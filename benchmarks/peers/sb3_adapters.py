@@ -10,17 +10,17 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import MultiInputPolicy, QNetwork
 
+from instructrec_rl.algorithms.q_learning import BY_TRANSITIONS
 from instructrec_rl.config.schema import DQNConfig
 from instructrec_rl.encoders.item_features import item_features
 from instructrec_rl.encoders.set_network import SetNetwork, Sets
 from instructrec_rl.encoders.states import Asked
 from instructrec_rl.env.environment import Environment
-from instructrec_rl.env.gym import InstructionVectorEnv
 
 OURS = DQNConfig()
+SIZES = BY_TRANSITIONS  # the sizes at which our replay was tuned; SB3 has the same
 
 
 class SetExtractor(BaseFeaturesExtractor):
@@ -29,7 +29,7 @@ class SetExtractor(BaseFeaturesExtractor):
     def __init__(self, observation_space: gymnasium.spaces.Dict, num_features: int, dropout: float):
         super().__init__(observation_space, features_dim=num_features)
         _, dim = observation_space["clauses"].shape  # type: ignore[misc]
-        self.network = SetNetwork(dim, OURS.hidden, num_features, dropout)
+        self.network = SetNetwork(dim, SIZES.hidden, num_features, dropout)
 
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = observations["mask"].bool()
@@ -81,41 +81,6 @@ class Answering:
         members, mask = asked.states("clauses" if with_sets else "sentence").dense(np.arange(len(asked)))
         seen = {"clauses": members, "mask": mask} if with_sets else members[:, 0]
         return menu[self.model.predict(seen, deterministic=True)[0]]
-
-
-class AsVecEnv(VecEnv):
-    """Our vector environment in SB3's terms: a list of infos, with the last observation of an ended episode in it."""
-
-    def __init__(self, env: InstructionVectorEnv):
-        self.inner = env
-        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
-
-    def reset(self) -> Any:
-        return self.inner.reset(seed=self._seeds[0])[0]
-
-    def step_async(self, actions: np.ndarray) -> None:
-        self.actions = actions
-
-    def step_wait(self) -> Any:
-        seen, rewards, terminated, truncated, infos = self.inner.step(self.actions)
-        last = infos["final_obs"]
-        told = [{"terminal_observation": last[i], "TimeLimit.truncated": False} for i in range(self.num_envs)]
-        return seen, rewards.astype(np.float32), terminated | truncated, told
-
-    def close(self) -> None:
-        self.inner.close()
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self.inner, attr_name)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        setattr(self.inner, attr_name, value)
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        return [getattr(self.inner, method_name)(*args, **kwargs)]
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))
 
 
 def our_network(env: Environment, dropout: float = 0.0) -> dict[str, Any]:

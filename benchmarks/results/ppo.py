@@ -1,7 +1,7 @@
 """The figures of docs/results/ppo.md: PPO on pizza_rec, each a whole run in its own process on one thread.
 
     python -m benchmarks.results.ppo --out DIR [--seeds 0 1 2] [--jobs 2] [--only quick long inputs]
-                             [--markdown docs/results/ppo.md] [--readme README.md]
+                             [--markdown docs/results/ppo.md]
 
 Runs that DIR already holds are used again. Intervals are 95 % t-intervals over the seeds: they say how much training
 varies, not how much the test items do.
@@ -90,7 +90,6 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS), help="which tables")
     parser.add_argument("--markdown", type=Path, help="rewrite the tables between the markers of this page")
-    parser.add_argument("--readme", type=Path, help="rewrite the short table between the markers of this page")
     arguments = parser.parse_args()
     jobs = {
         (group, name, seed): [f"env=pizza_rec algo=ppo seed={seed} baselines=none".split(), options]
@@ -116,8 +115,6 @@ def main() -> None:
         print(f"\n{group}\n{text}")
         if arguments.markdown:
             write_between_markers(arguments.markdown, group, text)
-        if arguments.readme and group == "quick":
-            write_between_markers(arguments.readme, "ppo", text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The table of the store's speed in docs/explanation/learned_reward.md.
+"""The table of the store's speed in docs/reference/rewards/human.md.
 
-python -m benchmarks.speed.feedback_store [--lines 100000] [--markdown docs/explanation/learned_reward.md]
+python -m benchmarks.speed.feedback_store [--lines 100000] [--markdown docs/reference/rewards/human.md]
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -57,8 +58,28 @@ NAMED = re.compile(r"\b(?:instructrec_rl|python -m benchmarks)(?:\.[a-z_0-9]+)+"
 def test_every_module_that_docs_name_is_there(page: Path) -> None:
     for found in NAMED.finditer(page.read_text()):
         parts = found[0].removeprefix("python -m ").split(".")
-        names = [".".join(parts[:k]) for k in range(len(parts), 1, -1)]
-        assert any(is_module(name) for name in names), found[0]
+        names = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
+        nearest_module = next(name for name in names if is_module(name))
+        rest = found[0].removeprefix("python -m ").removeprefix(nearest_module).strip(".").split(".")[0]
+        assert not rest or hasattr(importlib.import_module(nearest_module), rest), found[0]
+
+
+def written_by_commands() -> list[Any]:
+    """(script, page) of every documented command that writes a table into a page."""
+    found = []
+    for page in PAGES:
+        joined = page.read_text().replace("\\\n", " ")
+        for line in re.finditer(r"python -m (benchmarks[.\w]+)([^\n]*)--markdown ((?:docs/[\w/]+\.md\s*)+)", joined):
+            for target in line[3].split():
+                found.append(pytest.param(line[1], target, id=f"{page.relative_to(ROOT)}: {line[1]} {target}"))
+    return found
+
+
+@pytest.mark.parametrize(("script", "target"), written_by_commands())
+def test_a_documented_command_finds_the_marks_that_it_writes_between(script: str, target: str) -> None:
+    source, page = (ROOT / f"{script.replace('.', '/')}.py").read_text(), (ROOT / target).read_text()
+    marks = re.findall(r"<!-- (\w+) -->", page)
+    assert [name for name in marks if f'"{name}"' in source], f"{target} has the marks of {marks}"
 
 
 def is_module(name: str) -> bool:
@@ -131,9 +152,11 @@ def test_the_python_page_is_true_line_by_line(tmp_path: Path, monkeypatch: pytes
     import doctest
 
     from instructrec_rl.commands import new
+    from instructrec_rl.env.registration import register_environments
 
     monkeypatch.chdir(tmp_path)
     new.main(["env", "tea"])
+    register_environments()  # as in a new process: here Gymnasium was imported before there was one
     page = ROOT / "docs" / "reference" / "python.md"
     blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text())
     examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page.name, str(page), 0)
@@ -142,3 +165,9 @@ def test_the_python_page_is_true_line_by_line(tmp_path: Path, monkeypatch: pytes
     runner.run(examples, out=told.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(told)
     assert len(examples.examples) > 25
+
+
+def test_the_page_of_commands_is_what_help_says() -> None:
+    from benchmarks.pages import PAGE, commands_page
+
+    assert PAGE.read_text(encoding="utf-8") == commands_page(), "run: python -m benchmarks.pages"

@@ -219,7 +219,7 @@ def _named(folders: Sequence[Path]) -> dict[Path, str]:
 
     def differing(runs: list[dict[str, Any]]) -> list[str]:
         keys = dict.fromkeys(key for found in runs for key in found if key not in NOT_A_VARIANT)
-        return [key for key in keys if len({str(found.get(key)) for found in runs}) > 1]
+        return [key for key in keys if _differs(key, runs)]
 
     everywhere = [key for key in differing(list(options.values())) if key in ("env.name", "reward.name")]
     names = {}
@@ -228,3 +228,16 @@ def _named(folders: Sequence[Path]) -> dict[Path, str]:
         keys = dict.fromkeys([*everywhere, *differing(by_algorithm[algorithm])])
         names[folder] = " ".join([algorithm, *(f"{key.removesuffix('.name')}={found.get(key)}" for key in keys)])
     return names
+
+
+def _differs(key: str, runs: Sequence[dict[str, Any]]) -> bool:
+    """Whether an option tells runs apart: one of a reward (or an encoder) among the runs that have that reward.
+
+    What only another reward has says nothing that the reward's name does not.
+    """
+    group, _, option = key.partition(".")
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        chosen = "" if option == "name" else str(run.get(f"{group}.name"))
+        values.setdefault(chosen, set()).add(str(run.get(key)))
+    return any(len(found) > 1 for found in values.values())
