@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,15 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "star")
 WORDS = ("apple", "bridge", "candle", "desert", "engine", "forest", "guitar", "hammer")
+
+
+def pytest_configure() -> None:
+    """Children that are sent Ctrl-C or a hang-up have what a terminal gives: in the background and under nohup both are
+    ignored, and a child would inherit that."""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        signum = getattr(signal, name, None)
+        if signum is not None and signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
