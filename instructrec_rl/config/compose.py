@@ -6,6 +6,7 @@ Hydra and OmegaConf are imported inside the functions that compose.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,7 @@ from instructrec_rl.core.options import in_words, option, out_of_range
 
 KINDS = {"env": "environment", "algo": "algorithm"}
 UNIONS = (typing.Union, types.UnionType)
+PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")  # as a text, say in quotes
 
 
 def compose(overrides: Iterable[str], further: Iterable[Setting] = ()) -> RunConfig:
@@ -255,7 +257,9 @@ def _value_for(hint: Any, setting: Setting) -> Any:
         if not setting.text:
             raise setting.error(f"expected text, got {shown(value)}; put it in quotes")
         return setting.text
-    wrong = (isinstance(value, bool) and bool not in kinds) or (isinstance(value, str) and "${" not in value)
+    wrong = isinstance(value, bool) and bool not in kinds
+    if isinstance(value, str) and "${" not in value:
+        wrong = not PLAIN_NUMBER.fullmatch(value)
     if numbers and wrong and str not in kinds:
         raise setting.error(f"expected {in_words(hint)}, got {_repr(value)}")
     if int in kinds and float not in kinds and isinstance(value, float) and value.is_integer():
