@@ -19,6 +19,7 @@ from instructrec_rl.config.experiments import flattened_options, run_settings
 from instructrec_rl.config.overrides import Setting, parse, shown
 from instructrec_rl.config.schema import (
     ALGORITHM_CONFIGS,
+    BEFORE_THE_OPTION,
     DEFAULT_ALGO,
     DEFAULT_ENV,
     ENCODERS,
@@ -76,7 +77,8 @@ def _with_the_run_to_resume(settings: list[Setting]) -> list[Setting]:
     except InputError:  # torn: the run's folder mends it, or says what is wrong with it
         return settings
     given = {s.key for s in settings}
-    options = {key: value for key, value in flattened_options(stored).items() if value is not None and key not in given}
+    stored_options = BEFORE_THE_OPTION | flattened_options(stored)
+    options = {key: value for key, value in stored_options.items() if value is not None and key not in given}
     if options.get("algo") not in LANGUAGE_ALGORITHMS:  # the others have no such policy, and take no options of it
         options = {key: value for key, value in options.items() if not key.startswith("policy")}
     return [Setting(key, value) for key, value in options.items()] + settings

@@ -9,6 +9,8 @@ from typing import Any
 from instructrec_rl.core.options import option
 
 GROUPS = ("env", "reward", "algo", "encoder", "policy", "experiment")
+# what runs did that were begun before there was an option, where that is not its default
+BEFORE_THE_OPTION = {"encoder.engine": "torch"}
 DEFAULT_ENV = "pizza_rec"
 DEFAULT_ALGO = {"choose": "dqn", "generate": "ppo"}
 

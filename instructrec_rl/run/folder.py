@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instructrec_rl.config.schema import BEFORE_THE_OPTION
 from instructrec_rl.core import InputError
 from instructrec_rl.core.claims import FOREIGN, Claim, claim
 from instructrec_rl.core.files import (
@@ -111,7 +112,9 @@ def _check_goes_on(folder: Path, config: RunConfig, env: Environment) -> None:
     """Refuse to resume with other options, data, encoder or reward; feedback may grow while a run is stopped."""
     _mend(folder)
     before, now = dict(flattened(read_yaml(folder / CONFIG))), dict(flattened(_options(config)))
-    missing = dict(flattened(_defaults(config)))  # an option that came after the run was begun had its default
+    missing = (
+        dict(flattened(_defaults(config))) | BEFORE_THE_OPTION
+    )  # an option that came after the run was begun had its default
     for key in {**before, **now}:
         then = before.get(key, missing.get(key))
         if then != now.get(key):
