@@ -104,7 +104,8 @@ BENCH: dict[str, Any] = {
 }
 LINES = ("metrics.jsonl", "rollouts.jsonl", "answers.jsonl", "samples.jsonl")
 UNSTABLE = {"wall_s", "cpu_s", "started", "date", "command", "commit", "versions", "sha256", "hash", "identity",
-            "device", "threads", "folder", "workers", "made", "task", "key"}  # fmt: skip
+            "device", "threads", "folder", "workers", "made", "task", "key",
+            "train"}  # fmt: skip  # the scores on what was learned from, which came later
 REWARD = '''"""The share of the instruction's words that the response holds."""
 
 import numpy as np
