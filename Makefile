@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow lint format wheel install clean
+.PHONY: run test test-ci test-slow lint format wheel install clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m instructrec_rl.run env=pizza_rec reward=rouge
@@ -11,6 +11,10 @@ run: $(VENV)/.installed
 # lint, types, then every test but the slow lane; two workers, one thread each
 test: $(VENV)/.installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+
+# of the heavier lane, what CI runs as well
+test-ci: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow and ci"
 
 # the heavier lane: learning on real data, ten kills, the wheel in a fresh environment
 test-slow: $(VENV)/.installed-dev

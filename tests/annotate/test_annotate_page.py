@@ -429,6 +429,8 @@ def server(toys: Callable[..., Path], tmp_path: Path) -> Iterator[Killable]:
     made.kill()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_killed_server_loses_nothing_that_it_acknowledged(browser: Any, server: Killable) -> None:
     url = server.start()
     page = browser.new_context().new_page()

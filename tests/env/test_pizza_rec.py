@@ -68,6 +68,8 @@ def gather(found: list[Row], key: str) -> set[str]:
     return {v for value in values for v in (value if isinstance(value, list) else [value]) if v is not None}
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_generator_gives_the_same_bytes(tmp_path):
     # a hash seed of its own: nothing may hang on the order of sets
     subprocess.run(

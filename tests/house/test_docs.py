@@ -98,6 +98,8 @@ def blocks() -> list[Any]:
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("commands", blocks())
 def test_the_commands_run(commands: str, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{environment()['PATH']}"
